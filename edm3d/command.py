@@ -1,0 +1,41 @@
+"""How every edm3d command starts: parse flags, run, and turn bad input into one line and exit 2."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+from absl import app, flags
+
+from edm3d.errors import InputError
+
+EXIT_BAD_INPUT = 2
+
+
+@contextlib.contextmanager
+def bad_input_exits_2(*more: type[Exception]) -> Iterator[None]:
+    """Prints an `InputError` (or one of `more`) as `error: ...` without a traceback and exits 2."""
+    try:
+        yield
+    except (InputError, *more) as error:
+        text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+        for line in filter(None, (line.strip() for line in text.splitlines())):
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    # A locked config answers a mistyped key with AttributeError or KeyError and a suggestion.
+    with bad_input_exits_2(flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError):
+        return flags.FLAGS(argv)
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Runs `main(argv)` under absl; `InputError` ends it with one clear line and exit code 2."""
+
+    def guarded(argv: list[str]) -> None:
+        with bad_input_exits_2():
+            if len(argv) > 1:
+                raise InputError(f"argument {argv[1]!r} is not a flag; write --name=value")
+            main(argv)
+
+    app.run(guarded, flags_parser=_parse)

@@ -1,0 +1,1 @@
+"""Agreement, aeration and image metrics in NumPy; usable without the rest of edm3d."""
