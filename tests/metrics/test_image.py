@@ -1,0 +1,50 @@
+"""Voxel errors against scikit-image and known answers."""
+
+import numpy as np
+import pytest
+
+from edm3d.metrics import image
+
+
+def test_psnr_equals_scikit_image() -> None:
+    metrics = pytest.importorskip("skimage.metrics", reason="scikit-image is a dev dependency")
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0, 300, (2, 8, 9, 10))
+    error = image.image_error(a, b, data_range=1400.0)
+    ours = (error.psnr_db, error.rmse**2)
+    theirs = (
+        metrics.peak_signal_noise_ratio(b, a, data_range=1400),
+        metrics.mean_squared_error(a, b),
+    )
+    assert ours == pytest.approx(theirs)
+
+
+def test_errors_are_those_inside_the_mask() -> None:
+    reference = np.zeros((3, 3, 3))
+    measured, mask = reference + 1000, np.zeros((3, 3, 3), np.uint8)
+    mask[0, 0, :2] = 1, 2
+    measured[0, 0, :2] = 10, -30
+    error = image.image_error(measured, reference, mask=mask)
+    assert (error.voxels, error.mae) == (2, 20.0)
+    assert error.rmse == pytest.approx(np.sqrt(500))
+
+
+def test_integer_images_do_not_overflow() -> None:
+    low, high = np.full((2, 2, 2), -32000, np.int16), np.full((2, 2, 2), 32000, np.int16)
+    assert image.image_error(high, low).mae == 64000
+
+
+def test_equal_images_have_infinite_psnr() -> None:
+    assert image.image_error(np.ones(4), np.ones(4)).psnr_db == float("inf")
+
+
+def test_unusable_images_are_refused() -> None:
+    ones = np.ones((2, 2))
+    with pytest.raises(ValueError, match="NaN"):
+        image.image_error(ones * np.nan, ones)
+    with pytest.raises(ValueError, match="empty"):
+        image.image_error(ones, ones, mask=np.zeros((2, 2)))
+    with pytest.raises(ValueError, match="shape"):
+        image.image_error(ones, np.ones(2))
+    with pytest.raises(ValueError, match="data_range"):
+        image.image_error(ones, ones, data_range=0.0)
