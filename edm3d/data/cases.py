@@ -1,0 +1,238 @@
+"""The case: a prior CT, a target CT and all that is known beside them; its record; its folder.
+
+Shapes: blocks are `[z, y, x]` int16 HU; X-rays are line integrals over the whole volume,
+`[Z, X]` (PA) and `[Z, Y]` (lateral). Read next: `edm3d.data.pipeline` (batches of crops),
+`edm3d.data.records` (how the folder is written).
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import msgpack
+import numpy as np
+
+from edm3d.data.volumes import Grid
+from edm3d.errors import InputError
+
+SCHEMA_VERSION = 1
+SPLITS = ("train", "val", "test")
+UNIT_HU = 1024.0  # unit CT = clip(HU, window) / 1024
+DATASET_FILE = "dataset.json"
+
+
+@dataclass(frozen=True)
+class Ventilation:
+    """What the ventilator was set to, and the breath-hold's phase (inspiration or expiration)."""
+
+    peep_cmh2o: float
+    tidal_volume_ml_kg: float
+    phase: str
+
+
+@dataclass(frozen=True)
+class ScalarRanges:
+    """The ranges that min-max the ventilator settings to [-1, 1]."""
+
+    peep_cmh2o: tuple[float, float]
+    tidal_volume_ml_kg: tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One prior/target pair, or a block of it. X-rays and affine belong to the whole volume."""
+
+    case_id: str
+    subject: str
+    prior_scan: str
+    target_scan: str
+    stage: str
+    position: str
+    prior_ventilation: Ventilation
+    target_ventilation: Ventilation
+    prior_hu: np.ndarray
+    target_hu: np.ndarray | None
+    xray_pa: np.ndarray
+    xray_lat: np.ndarray
+    prior_xray_pa: np.ndarray
+    prior_xray_lat: np.ndarray
+    affine_lps: np.ndarray
+    volume_shape_zyx: tuple[int, int, int]
+    block_start_zyx: tuple[int, int, int] = (0, 0, 0)
+    prior_lung_mask: np.ndarray | None = None
+    target_lung_mask: np.ndarray | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        return self.prior_hu.shape == self.volume_shape_zyx
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(self.volume_shape_zyx, self.affine_lps)
+
+
+def ventilation_vector(case: Case, ranges: ScalarRanges) -> np.ndarray:
+    """float32 `[6]`: target PEEP, tidal volume, phase, then the prior's; all in [-1, 1]."""
+    settings = (case.target_ventilation, case.prior_ventilation)
+    return np.array([v for s in settings for v in _unit_settings(s, ranges)], np.float32)
+
+
+def _unit_settings(ventilation: Ventilation, ranges: ScalarRanges) -> tuple[float, float, float]:
+    def unit(value: float, low_high: tuple[float, float]) -> float:
+        low, high = low_high
+        return 2.0 * (value - low) / (high - low) - 1.0
+
+    peep = unit(ventilation.peep_cmh2o, ranges.peep_cmh2o)
+    tidal_volume = unit(ventilation.tidal_volume_ml_kg, ranges.tidal_volume_ml_kg)
+    return peep, tidal_volume, 1.0 if ventilation.phase == "inspiration" else -1.0
+
+
+# The record: a msgpack map of scalars, and of arrays as [dtype, shape, bytes]. No pickle.
+
+
+def _packed(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        little = np.ascontiguousarray(value).astype(value.dtype.newbyteorder("<"), copy=False)
+        return {"dtype": little.dtype.str, "shape": list(value.shape), "data": little.data}
+    return dataclasses.asdict(value) if isinstance(value, Ventilation) else value
+
+
+def _unpacked(value: Any) -> Any:
+    if isinstance(value, dict) and "dtype" in value:
+        return np.frombuffer(value["data"], value["dtype"]).reshape(value["shape"])
+    if isinstance(value, dict):
+        return Ventilation(**value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def encode_case(case: Case) -> bytes:
+    """The case as one msgpack record."""
+    fields = {f.name: _packed(getattr(case, f.name)) for f in dataclasses.fields(case)}
+    return bytes(msgpack.packb({"schema_version": SCHEMA_VERSION, **fields}) or b"")
+
+
+def decode_case(record: bytes) -> Case:
+    """The case of a record; its arrays are read-only views of the record's bytes."""
+    try:
+        fields = msgpack.unpackb(record)
+        version = fields.pop("schema_version")
+    except Exception as error:
+        raise InputError(f"record is damaged ({error}); build the records again") from error
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"schema of a record is {version}, this edm3d reads {SCHEMA_VERSION}; "
+            "build the records again"
+        )
+    return Case(**{name: _unpacked(value) for name, value in fields.items()})
+
+
+# The folder of records.
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What `dataset.json` says of a folder of records."""
+
+    schema_version: int
+    edm3d_version: str
+    spacing_mm: float
+    window_hu: tuple[float, float]
+    residual_std: float  # of unit CT, over the voxels of the training records
+    residual_scale: str  # 'measured' (residual * sigma_data / std) or 'none' (as the paper)
+    scalar_ranges: ScalarRanges
+    geometry: dict[str, Any]  # kind='parallel', mu_water_per_mm
+    antialias: bool
+    block: int
+    seed: int
+    split_by: str  # 'subject', or 'pair': then no claim about new subjects can be made
+    subjects: dict[str, list[str]]  # by split
+    counts: dict[str, dict[str, int]]  # by split: cases, records
+    files: dict[str, dict[str, Any]]  # by name: sha256, bytes
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> "DatasetInfo":
+        fields = json.loads(text)
+        fields["window_hu"] = tuple(fields["window_hu"])
+        ranges = {name: tuple(value) for name, value in fields["scalar_ranges"].items()}
+        return DatasetInfo(**{**fields, "scalar_ranges": ScalarRanges(**ranges)})
+
+
+def read_dataset_info(folder: str | Path) -> DatasetInfo:
+    """The `dataset.json` of a folder of records (or of a run that copied it)."""
+    path = Path(folder) / DATASET_FILE
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; give a folder made by data_prep/build_records.py")
+    try:
+        text = path.read_text(encoding="utf-8")
+        version = json.loads(text)["schema_version"]
+        if version == SCHEMA_VERSION:
+            return DatasetInfo.from_json(text)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}); build the records again") from error
+    raise InputError(
+        f"schema of {path} is {version}, this edm3d reads {SCHEMA_VERSION}; build the records again"
+    )
+
+
+class CaseSequence(Sequence[Case]):
+    """Random access to the cases of record files; a case is decoded when it is asked for."""
+
+    def __init__(self, paths: Sequence[Path]):
+        from grain.sources import ArrayRecordDataSource
+
+        self._source = ArrayRecordDataSource([str(p) for p in paths]) if paths else None
+        self._length = 0 if self._source is None else self._source.__len__()
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> Case: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Case]: ...
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if self._source is None or not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return decode_case(self._source[index % len(self)])
+
+
+def record_paths(folder: str | Path, split: str) -> list[Path]:
+    """The record files of a split in order, checked against what `dataset.json` lists."""
+    if split not in SPLITS:
+        raise InputError(f"split is {split!r}; use one of {', '.join(SPLITS)}")
+    files = read_dataset_info(folder).files
+    paths = [Path(folder) / name for name in sorted(files) if name.startswith(f"{split}-")]
+    for path in paths:
+        size = path.stat().st_size if path.is_file() else -1
+        if size != files[path.name]["bytes"]:
+            found = "missing" if size < 0 else f"{size} bytes long"
+            raise InputError(
+                f"{path} is {found}, not {files[path.name]['bytes']} bytes; build the records again"
+            )
+    return paths
+
+
+def read_cases(folder: str | Path, split: str) -> CaseSequence:
+    """The cases (train: blocks of cases) of a split, empty where the split is."""
+    return CaseSequence(record_paths(folder, split))
+
+
+def in_unit(volume_hu: np.ndarray, window_hu: tuple[float, float]) -> np.ndarray:
+    """Unit CT: the volume clipped to the window, over 1024, float32."""
+    low, high = window_hu
+    return np.clip(volume_hu, low, high).astype(np.float32) / np.float32(UNIT_HU)
+
+
+def is_finite_range(low_high: tuple[float, float]) -> bool:
+    """Whether a (low, high) pair is finite and rising."""
+    low, high = low_high
+    return math.isfinite(low) and math.isfinite(high) and low < high
