@@ -1,0 +1,166 @@
+"""Batches of crops for the device, with Grain; every example is a pure function of (seed, index).
+
+Shapes: b batch, z y x voxels. A batch is a dict of NumPy arrays: int16 HU crops, 2-D X-rays as mean
+unit attenuation, six ventilator scalars, and where each crop lies. The channels that the network
+sees are built from it on the device (`edm3d.diffusion.conditioning`).
+
+Example g = step * batch + j takes record `permutation(seed, g // records)[g % records]` and a crop
+drawn from a generator of its own, so neither threads, worker processes, hosts nor a resume change
+what it holds.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+import numpy as np
+
+from edm3d.data.cases import (
+    UNIT_HU,
+    Case,
+    CaseSequence,
+    DatasetInfo,
+    read_cases,
+    read_dataset_info,
+    ventilation_vector,
+)
+from edm3d.data.grid import crop, random_corner
+from edm3d.data.projection import mean_unit_attenuation
+from edm3d.data.volumes import AIR_HU
+from edm3d.errors import InputError
+
+Batch = dict[str, np.ndarray]
+
+_VACUUM = -1000.0 / UNIT_HU
+_ORDER, _CROP = 0, 1  # which random stream of the seed
+_THREADS = 4
+_READ_AHEAD_EXAMPLES = 16
+_ENDLESS = 2**40
+
+
+def _xray_crops(case: Case, info: DatasetInfo, start: Sequence[int], shape: Sequence[int]) -> Batch:
+    """The four X-rays of a crop, `[z, x]` or `[z, y]`, in mean unit attenuation."""
+    (z, y, x), (nz, ny, nx) = start, shape
+    views = {"pa": ((z, x), (nz, nx), 1), "lat": ((z, y), (nz, ny), 2)}
+    crops = {}
+    for view, (corner, size, ray_axis) in views.items():
+        convert = functools.partial(
+            mean_unit_attenuation,
+            path_mm=case.volume_shape_zyx[ray_axis] * info.spacing_mm,
+            mu_water_per_mm=info.geometry["mu_water_per_mm"],
+            scale_hu=UNIT_HU,
+        )
+        for name in (f"xray_{view}", f"prior_xray_{view}"):
+            image = convert(getattr(case, name))
+            crops[name] = crop(image, corner, size, fill=_VACUUM)
+    return crops
+
+
+def _example(case: Case, info: DatasetInfo, start: Sequence[int], shape: Sequence[int]) -> Batch:
+    """One crop, without the batch axis; `start` is a corner in the whole volume."""
+    in_block = [a - b for a, b in zip(start, case.block_start_zyx, strict=True)]
+    example = {"prior_hu": crop(case.prior_hu, in_block, shape, fill=AIR_HU)}
+    if case.target_hu is not None:
+        example["target_hu"] = crop(case.target_hu, in_block, shape, fill=AIR_HU)
+    return example | {
+        **_xray_crops(case, info, start, shape),
+        "ventilation": ventilation_vector(case, info.scalar_ranges),
+        "start": np.array(start, np.float32),
+        "volume_shape": np.array(case.volume_shape_zyx, np.float32),
+    }
+
+
+def patch_batch(case: Case, info: DatasetInfo, *, start_zyx: Sequence[int], patch: int) -> Batch:
+    """One cubic crop as a batch of one; `start_zyx` is its corner in the whole volume.
+
+    Outside the case's block the CTs are -1024 and the X-rays vacuum. No `target_hu` where the case
+    has none.
+    """
+    example = _example(case, info, start_zyx, (patch, patch, patch))
+    return {name: value[None] for name, value in example.items()}
+
+
+def whole_batch(case: Case, info: DatasetInfo, *, padded_shape_zyx: Sequence[int]) -> Batch:
+    """The whole volume as a batch of one, padded at the ends to `padded_shape_zyx`."""
+    if not case.is_whole:
+        raise ValueError(f"{case.case_id} is a block; give a whole case")
+    if any(n < size for n, size in zip(padded_shape_zyx, case.volume_shape_zyx, strict=True)):
+        raise ValueError(f"padded shape {padded_shape_zyx} is below {case.volume_shape_zyx}")
+    example = _example(case, info, (0, 0, 0), padded_shape_zyx)
+    return {name: value[None] for name, value in example.items()}
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, records: int) -> np.ndarray:
+    return np.random.default_rng([_ORDER, seed, epoch]).permutation(records)
+
+
+def _check_patch(case: Case, info: DatasetInfo, patch: int) -> None:
+    for size, whole in zip(case.prior_hu.shape, case.volume_shape_zyx, strict=True):
+        if size < min(patch, whole):
+            raise InputError(
+                f"patch {patch} is larger than the records' block {info.block}; use a patch of at "
+                f"most {info.block}, or build the records with a larger block"
+            )
+
+
+def example_at(cases: CaseSequence, info: DatasetInfo, g: int, *, patch: int, seed: int) -> Batch:
+    """Training example number `g`, without the batch axis: a pure function of (seed, g)."""
+    epoch, position = divmod(g, len(cases))
+    case = cases[int(_epoch_order(seed, epoch, len(cases))[position])]
+    _check_patch(case, info, patch)
+    rng = np.random.default_rng([_CROP, seed, g])
+    corner = random_corner(case.prior_hu.shape, patch, rng)
+    start = [a + b for a, b in zip(corner, case.block_start_zyx, strict=True)]
+    return _example(case, info, start, (patch, patch, patch))
+
+
+def train_batches(
+    folder: str,
+    *,
+    patch: int,
+    batch: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    first_step: int = 0,
+    workers: int = 0,
+    split: str = "train",
+) -> Iterator[Batch]:
+    """Endless batches of random crops from `first_step` on; `close()` ends its threads.
+
+    Process p of n gets rows [p * batch / n, (p + 1) * batch / n) of each global batch. With
+    `workers` = 0 this process reads with threads, else so many worker processes do.
+    """
+    import grain
+
+    if batch % process_count:
+        raise InputError(f"batch {batch} is not divisible by {process_count} processes; change it")
+    info, cases, local = (
+        read_dataset_info(folder),
+        read_cases(folder, split),
+        batch // process_count,
+    )
+    if not len(cases):
+        raise InputError(f"split {split!r} of {folder} has no records; choose another split")
+
+    def local_example(k: int) -> Batch:
+        step, row = divmod(k, local)
+        g = (first_step + step) * batch + process_index * local + row
+        return example_at(cases, info, g, patch=patch, seed=seed)
+
+    reading = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_READ_AHEAD_EXAMPLES)
+    examples = grain.MapDataset.range(_ENDLESS).map(local_example)
+    if not workers:
+        return cast(Iterator[Batch], iter(examples.to_iter_dataset(reading).batch(local)))
+    batches = examples.batch(local).to_iter_dataset(reading)
+    return cast(Iterator[Batch], iter(batches.mp_prefetch(_worker_options(workers))))
+
+
+def _worker_options(workers: int):
+    import grain
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags, parsed or not
+        flags.FLAGS.mark_as_parsed()
+    return grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
