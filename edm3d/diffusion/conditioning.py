@@ -1,0 +1,96 @@
+"""What the network sees beside the noisy residual, built on the device from a batch on the wire.
+
+Shapes: b batch, z y x voxels, c channels. A batch is the dictionary of `edm3d.data.pipeline`: int16
+CT patches, 2-D X-ray images in units of a CT (mean attenuation on each ray), a few floats.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Batch = dict[str, Array]
+UNIT_HU = 1024.0  # Hounsfield units in one unit of CT
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Which channels the network is given and how HU become numbers of order one.
+
+    Attributes:
+        window_hu: HU are clipped to this interval before division by `UNIT_HU`.
+        residual_scale: factor that brings the residual's standard deviation to sigma_data.
+        prior_ventilation: also give the prior's PEEP, tidal volume and phase.
+        xray_difference: also give back-projections of X-ray minus the prior's own projection, in
+            units of the scaled residual, whose mean along the ray they are.
+    """
+
+    window_hu: tuple[float, float]
+    residual_scale: float
+    prior_ventilation: bool = True
+    xray_difference: bool = False
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """The channels in order, after the noisy residual."""
+        scalars = ["peep", "tidal_volume", "phase"]
+        return (
+            "prior",
+            "xray_pa",
+            "xray_lat",
+            *(["xray_difference_pa", "xray_difference_lat"] if self.xray_difference else []),
+            *scalars,
+            *([f"prior_{s}" for s in scalars] if self.prior_ventilation else []),
+            *(f"coordinate_{a}" for a in "zyx"),
+        )
+
+
+def unit_ct(hu: Array, window_hu: tuple[float, float]) -> Array:
+    """HU clipped to the window, over 1024: float32 of the same shape."""
+    return jnp.clip(hu.astype(jnp.float32), *window_hu) / UNIT_HU
+
+
+def scaled_residual(batch: Batch, spec: Conditioning) -> Array:
+    """`[b, z, y, x, 1]`: what is learnt, target minus prior in unit CT times `residual_scale`."""
+    target, prior = (unit_ct(batch[k], spec.window_hu) for k in ("target_hu", "prior_hu"))
+    return spec.residual_scale * (target - prior)[..., None]
+
+
+def add_residual(prior_hu: Array, x: Array, spec: Conditioning) -> Array:
+    """`[..., z, y, x]` float32 HU: the prior plus a sampled `x [..., z, y, x, 1]`."""
+    unit = unit_ct(prior_hu, spec.window_hu) + x[..., 0] / spec.residual_scale
+    return UNIT_HU * jnp.clip(unit, *(w / UNIT_HU for w in spec.window_hu))
+
+
+def condition_channels(batch: Batch, spec: Conditioning) -> Array:
+    """`[b, z, y, x, c]` float32, one channel for each of `spec.channel_names`."""
+    shape = batch["prior_hu"].shape
+    channels = [unit_ct(batch["prior_hu"], spec.window_hu)]
+    channels += _back_projections(batch["xray_pa"], batch["xray_lat"], shape)
+    if spec.xray_difference:
+        pa, lat = (
+            spec.residual_scale * (batch[f"xray_{v}"] - batch[f"prior_xray_{v}"])
+            for v in ("pa", "lat")
+        )
+        channels += _back_projections(pa, lat, shape)
+    scalars = batch["ventilation"][:, : 6 if spec.prior_ventilation else 3]
+    channels += [jnp.broadcast_to(s[:, None, None, None], shape) for s in scalars.T]
+    return jnp.stack(channels + _coordinates(batch, shape), axis=-1)
+
+
+def _back_projections(pa: Array, lat: Array, shape: tuple[int, ...]) -> list[Array]:
+    """Images `[b, z, x]` and `[b, z, y]` smeared along their parallel rays, y and x."""
+    return [jnp.broadcast_to(pa[:, :, None, :], shape), jnp.broadcast_to(lat[..., None], shape)]
+
+
+def _coordinates(batch: Batch, shape: tuple[int, ...]) -> list[Array]:
+    """Position of each voxel in the whole volume, -1 at its first and 1 at its last voxel."""
+    channels = []
+    for axis in range(3):
+        last = jnp.maximum(batch["volume_shape"][:, axis] - 1, 1)
+        index = batch["start"][:, axis][:, None] + jnp.arange(shape[axis + 1])
+        position = 2 * index / last[:, None] - 1
+        along = [slice(None)] + [slice(None) if a == axis else None for a in range(3)]
+        channels.append(jnp.broadcast_to(position[tuple(along)], shape))
+    return channels

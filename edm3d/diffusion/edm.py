@@ -1,0 +1,80 @@
+"""The equations of EDM: preconditioning, loss and noise levels (Karras et al. 2022).
+
+Shapes: b batch, z y x voxels. `x` is `[b, z, y, x, 1]`, `sigma` is `[b]`. All in float32.
+A `network` maps (scaled noisy x `[b, z, y, x, 1]`, c_noise `[b]`) to F `[b, z, y, x, 1]`; what it
+is conditioned on is bound to it beforehand. Read next: `edm3d.diffusion.sampler`.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+Network = Callable[[Array, Array], Array]
+
+
+def c_skip(sigma: Array, sigma_data: float) -> Array:
+    """Weight of the noisy input in the denoised output (Table 1)."""
+    return sigma_data**2 / (sigma**2 + sigma_data**2)
+
+
+def c_out(sigma: Array, sigma_data: float) -> Array:
+    """Scale of the network's output, so that its target has unit variance (Table 1)."""
+    return sigma * sigma_data * jax.lax.rsqrt(sigma**2 + sigma_data**2)
+
+
+def c_in(sigma: Array, sigma_data: float) -> Array:
+    """Scale of the network's noisy input, so that it has unit variance (Table 1)."""
+    return jax.lax.rsqrt(sigma**2 + sigma_data**2)
+
+
+def c_noise(sigma: Array) -> Array:
+    """What the network is told of the noise level (Table 1)."""
+    return jnp.log(sigma) / 4
+
+
+def denoise(network: Network, x: Array, sigma: Array, *, sigma_data: float) -> Array:
+    """D(x; sigma), the denoised `[b, z, y, x, 1]` (equation 7)."""
+    s = _per_sample(sigma, x)
+    f = network(c_in(s, sigma_data) * x, c_noise(sigma)).astype(x.dtype)
+    return c_skip(s, sigma_data) * x + c_out(s, sigma_data) * f
+
+
+def loss_weight(sigma: Array, sigma_data: float) -> Array:
+    """lambda(sigma), which makes the initial loss 1 at every noise level (Table 1)."""
+    return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+
+
+def draw_sigma(key: Array, count: int, *, p_mean: float, p_std: float) -> Array:
+    """`[count]` noise levels for training, ln sigma ~ N(p_mean, p_std^2) (Table 1)."""
+    return jnp.exp(p_mean + p_std * jax.random.normal(key, (count,)))
+
+
+def denoising_loss(
+    network: Network, y: Array, sigma: Array, key: Array, *, sigma_data: float
+) -> Array:
+    """`[b]` weighted squared errors of D(y + n; sigma), n ~ N(0, sigma^2) (equation 2).
+
+    The published loss sums over voxels; this is their mean, so that its size does not depend on the
+    patch: Adam's step is the same but for its epsilon.
+    """
+    n = _per_sample(sigma, y) * jax.random.normal(key, y.shape, y.dtype)
+    error = denoise(network, y + n, sigma, sigma_data=sigma_data) - y
+    return loss_weight(sigma, sigma_data) * jnp.mean(error**2, axis=range(1, y.ndim))
+
+
+def sigma_schedule(
+    steps: int, *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> np.ndarray:
+    """`[steps + 1]` falling noise levels, the last of them 0 (equation 5)."""
+    if steps < 2:
+        raise ValueError(f"steps is {steps}; a schedule needs at least 2")
+    ramp = np.arange(steps) / (steps - 1)
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    return np.append((high + ramp * (low - high)) ** rho, 0.0)
+
+
+def _per_sample(sigma: Array, x: Array) -> Array:
+    return sigma.reshape(sigma.shape + (1,) * (x.ndim - sigma.ndim))

@@ -1,0 +1,187 @@
+"""The network F: EDM's DDPM++ U-Net in three dimensions (Karras et al. 2022, appendix F.2).
+
+Shapes: b batch, z y x voxels, c channels, e embedding channels, t tokens.
+Parameters are float32; `dtype` is that of convolutions and matrix products. GroupNorm statistics,
+softmax and the noise embedding stay in float32.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from edm3d.diffusion.conv import conv3d
+
+Array = jax.Array
+TINY = 1e-5  # initial scale of layers that close a residual branch: a block starts as its skip
+
+
+def scaled_xavier(scale: float = 1.0) -> Callable:
+    """Xavier-uniform initialiser times `scale`."""
+    return nn.initializers.variance_scaling(scale**2, "fan_avg", "uniform")
+
+
+def stride(levels: int) -> int:
+    """By what every side of a volume must be divisible."""
+    return 2 ** (levels - 1)
+
+
+def downsample(x: Array) -> Array:
+    """Mean over boxes of 2^3 voxels; a constant stays that constant."""
+    b, z, y, w, c = x.shape
+    return x.reshape(b, z // 2, 2, y // 2, 2, w // 2, 2, c).mean((2, 4, 6))
+
+
+def upsample(x: Array) -> Array:
+    """Every voxel repeated to 2^3; `downsample` undoes it exactly."""
+    b, z, y, w, c = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None, :, None], (b, z, 2, y, 2, w, 2, c))
+    return x.reshape(b, 2 * z, 2 * y, 2 * w, c)
+
+
+def sinusoid(c_noise: Array, channels: int) -> Array:
+    """`[b, channels]` sines and cosines of `c_noise [b]`, frequencies 1 to 1e-4."""
+    frequency = 1e-4 ** jnp.linspace(0.0, 1.0, channels // 2)
+    angle = c_noise[:, None] * frequency
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+class Conv(nn.Module):
+    """Convolution of 3^3 or 1^3 voxels with bias."""
+
+    features: int
+    size: int = 3
+    scale: float = 1.0
+    dtype: jnp.dtype = jnp.float32
+    conv3: Callable = conv3d
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (self.size,) * 3 + (x.shape[-1], self.features)
+        kernel = self.param("kernel", scaled_xavier(self.scale), shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        x = x.astype(self.dtype)
+        y = x @ kernel[0, 0, 0] if self.size == 1 else self.conv3(x, kernel)
+        return y + bias
+
+
+class NormSiLU(nn.Module):
+    """GroupNorm with float32 statistics, then SiLU."""
+
+    dtype: jnp.dtype = jnp.float32
+    silu: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        groups = min(32, x.shape[-1] // 4)
+        x = nn.GroupNorm(groups, epsilon=1e-6, dtype=self.dtype)(x)
+        return nn.silu(x) if self.silu else x
+
+
+class Attention(nn.Module):
+    """Residual self-attention over all voxels, one head."""
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        b, *_, c = x.shape
+        h = NormSiLU(self.dtype, silu=False)(x)
+        qkv = Conv(3 * c, size=1, scale=0.2**0.5, dtype=self.dtype)(h)
+        q, k, v = (a.reshape(b, -1, 1, c) for a in jnp.split(qkv, 3, axis=-1))
+        h = jax.nn.dot_product_attention(q, k, v).reshape(x.shape)  # softmax in float32
+        h = Conv(c, size=1, scale=TINY, dtype=self.dtype)(h)
+        return (x + h) * 0.5**0.5
+
+
+class Block(nn.Module):
+    """Residual block with the noise embedding, optional resampling and attention."""
+
+    features: int
+    resample: Callable | None = None
+    attention: bool = False
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+    conv3: Callable = conv3d
+
+    @nn.compact
+    def __call__(self, x: Array, embedding: Array, train: bool) -> Array:
+        conv = partial(Conv, self.features, dtype=self.dtype, conv3=self.conv3)
+        resample = self.resample or (lambda a: a)
+        h = conv(name="conv0")(resample(NormSiLU(self.dtype)(x)))
+        shift = nn.Dense(
+            self.features, dtype=self.dtype, kernel_init=scaled_xavier(), name="shift"
+        )(embedding)
+        h = NormSiLU(self.dtype)(h + shift[:, None, None, None, :])
+        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        h = conv(scale=TINY, name="conv1")(h)
+        x = resample(x)
+        if self.resample or x.shape[-1] != self.features:
+            x = conv(size=1, name="skip")(x)
+        x = (x + h) * 0.5**0.5
+        return Attention(self.dtype)(x) if self.attention else x
+
+
+class UNet(nn.Module):
+    """F(x, c_noise): `[b, z, y, x, 1]` float32 from `[b, z, y, x, c]` and `[b]`.
+
+    Attributes:
+        channels: width of the first level; level k has `channels * channel_mult[k]`.
+        blocks: blocks of an encoder level; a decoder level has one more.
+        attention_levels: levels whose encoder blocks and last decoder block attend; level k works
+            at 1 / 2^k of the input's resolution.
+        remat: recompute each block's activations in the backward pass.
+    """
+
+    channels: int = 64
+    channel_mult: Sequence[int] = (1, 2, 2, 2)
+    blocks: int = 4
+    attention_levels: Sequence[int] = (3,)
+    dropout: float = 0.13
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+    conv3: Callable = conv3d
+
+    @nn.compact
+    def __call__(self, x: Array, c_noise: Array, train: bool = False) -> Array:
+        embedding = self._embed(c_noise)
+        conv = partial(Conv, dtype=self.dtype, conv3=self.conv3)
+        kind = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
+        block = partial(kind, dropout=self.dropout, dtype=self.dtype, conv3=self.conv3)
+
+        x = conv(self.channels, name="conv_in")(x)
+        skips = [x]
+        for level, width in enumerate(self._widths()):
+            attend = level in self.attention_levels
+            if level > 0:
+                x = block(x.shape[-1], downsample, name=f"enc{level}_down")(x, embedding, train)
+                skips.append(x)
+            for k in range(self.blocks):
+                name = f"enc{level}_block{k}"
+                x = block(width, attention=attend, name=name)(x, embedding, train)
+                skips.append(x)
+
+        x = block(x.shape[-1], attention=True, name="mid0")(x, embedding, train)
+        x = block(x.shape[-1], name="mid1")(x, embedding, train)
+        for level, width in reversed(list(enumerate(self._widths()))):
+            for k in range(self.blocks + 1):
+                attend = level in self.attention_levels and k == self.blocks
+                x = jnp.concatenate([x, skips.pop()], axis=-1)
+                name = f"dec{level}_block{k}"
+                x = block(width, attention=attend, name=name)(x, embedding, train)
+            if level > 0:
+                x = block(width, upsample, name=f"dec{level}_up")(x, embedding, train)
+
+        x = NormSiLU(self.dtype, name="norm_out")(x)
+        return conv(1, scale=TINY, name="conv_out")(x).astype(jnp.float32)
+
+    def _widths(self) -> list[int]:
+        return [self.channels * m for m in self.channel_mult]
+
+    def _embed(self, c_noise: Array) -> Array:
+        """`[b, e]` float32 embedding of the noise level, e = 4 `channels`."""
+        dense = partial(nn.Dense, 4 * self.channels, kernel_init=scaled_xavier())
+        e = nn.silu(dense(name="embed0")(sinusoid(c_noise, self.channels)))
+        return nn.silu(dense(name="embed1")(e))

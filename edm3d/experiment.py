@@ -1,0 +1,119 @@
+"""What a config and a data set together define: the objective, the optimiser, the run folder.
+
+Takes sections of a config as plain mappings; `edm3d.train` and `edm3d.sample` share it.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from edm3d.data.cases import DatasetInfo
+from edm3d.diffusion.conditioning import Conditioning
+from edm3d.diffusion.unet import UNet, stride
+from edm3d.errors import InputError
+from edm3d.training.state import Objective, learning_rate
+
+Section = Mapping[str, Any]
+
+
+def objective_of(config: Section, info: DatasetInfo) -> Objective:
+    """Network, conditioning and noise distribution of a run on the data set `info`."""
+    edm = dict(config["edm"])
+    measured = config["data"]["residual_scale"] == "measured"
+    conditioning = Conditioning(
+        window_hu=tuple(info.window_hu),
+        residual_scale=edm["sigma_data"] / info.residual_std if measured else 1.0,
+        **config["conditioning"],
+    )
+    return Objective(model_of(config["model"]), conditioning, **edm)
+
+
+def model_of(section: Section) -> UNet:
+    """The network; `dtype` is a name such as `bfloat16`, sequences become tuples."""
+    fields = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in section.items()}
+    return UNet(**{**fields, "dtype": jnp.dtype(fields["dtype"]).type})
+
+
+def optimizer_of(config: Section) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """Adam with the learning rate's ramp, and the schedule alone for logging."""
+    section = dict(config["optimizer"])
+    schedule = learning_rate(
+        section.pop("learning_rate"),
+        section.pop("ramp_updates"),
+        batch_size=config["train"]["batch"],
+        paper_literal=config["paper_literal"],
+    )
+    return optax.adam(schedule, **section), schedule
+
+
+def check_patch(patch: int, levels: int) -> None:
+    """Raises `InputError` unless the network can halve `patch` at every level."""
+    s = stride(levels)
+    if patch < s or patch % s:
+        low = patch // s * s
+        mend = f"use {low} or {low + s}" if low else f"use {s}"
+        raise InputError(f"patch {patch} is not divisible by {s} (= 2**(levels - 1)); {mend}")
+
+
+def check_data(config: Section, info: DatasetInfo) -> None:
+    """Raises `InputError` where records were built with other geometry than the config states."""
+    data = config["data"]
+    if abs(info.spacing_mm - data["spacing_mm"]) > 1e-6:
+        raise InputError(
+            f"records have {info.spacing_mm:g} mm voxels, the config says data.spacing_mm="
+            f"{data['spacing_mm']:g}; build records with this config, or change it"
+        )
+    if tuple(info.window_hu) != tuple(data["window_hu"]):
+        raise InputError(
+            f"records have HU window {tuple(info.window_hu)}, the config says data.window_hu="
+            f"{tuple(data['window_hu'])}; build records with this config, or change it"
+        )
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes `content` to `path` whole or not at all."""
+    draft = path.with_name(path.name + ".partial")
+    draft.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(draft, path)
+
+
+def read_run_config(run: Path) -> dict[str, Any]:
+    """The config that a run folder was trained with."""
+    path = run / "config.json"
+    if not path.is_file():
+        raise InputError(f"{run} is no run folder (no config.json); give the one edm3d.train wrote")
+    return json.loads(path.read_text())
+
+
+def json_of(config: Any) -> Any:
+    """The config as JSON would return it: tuples become lists."""
+    return json.loads(json.dumps(config))
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; `InputError` where it is none."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is no JSON ({error}); remove it and run again") from error
+
+
+def check_same_geometry(run: DatasetInfo, records: DatasetInfo, folder: Path) -> None:
+    """Raises `InputError` unless records were made as those that the run was trained on."""
+    for name, unit in (
+        ("spacing_mm", " mm"),
+        ("window_hu", " HU"),
+        ("scalar_ranges", ""),
+        ("geometry", ""),
+    ):
+        trained, given = getattr(run, name), getattr(records, name)
+        if trained != given:
+            raise InputError(
+                f"{folder} has {name} {given}{unit}, the run was trained with {trained}{unit}; "
+                f"build the records with the run's config"
+            )

@@ -1,0 +1,159 @@
+"""Draws CTs from a trained run: `python -m edm3d.sample --run=runs/ards --out=runs/ards/samples`.
+
+Takes the test cases of the run's records, or with `--manifest` every pair of a scan table, and
+writes a folder a case: `generated.nii.gz` in HU on the prior's working grid; with several members
+that is their mean, beside `std.nii.gz` and `members/`. A case with a `case.json` is done: an
+interrupted batch goes on where it stopped.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from absl import flags
+from tqdm import tqdm
+
+from edm3d import command, experiment
+from edm3d.data.cases import Case, DatasetInfo, read_cases, read_dataset_info
+from edm3d.data.protocols import PROTOCOLS, protocols_of
+from edm3d.diffusion.sampler import Churn
+from edm3d.errors import InputError
+from edm3d.generation import Drawer, Job, Solver, abstract_params
+from edm3d.sample_folder import CaseWriter, case_record, is_drawn
+from edm3d.training import mesh as meshes
+from edm3d.training.checkpoint import abstract_like, read_ema
+
+RUN = flags.DEFINE_string("run", None, "Run folder of edm3d.train.")
+RECORDS = flags.DEFINE_string("records", None, "Folder of records; else the run's own.")
+SPLIT = flags.DEFINE_enum("split", "test", ["train", "val", "test"], "Which of the records.")
+MANIFEST = flags.DEFINE_string("manifest", None, "Scan table to sample instead of records.")
+OUT = flags.DEFINE_string("out", None, "Where the case folders go; else RUN/samples.")
+PROTOCOL = flags.DEFINE_list("protocol", None, "Only cases of these protocols.")
+LIMIT = flags.DEFINE_integer("limit", None, "At most this many cases.", lower_bound=1)
+MEMBERS = flags.DEFINE_integer("members", 1, "Samples drawn of each case.", lower_bound=1)
+BATCH = flags.DEFINE_integer("batch", None, "Volumes a call; else one a device.", lower_bound=1)
+SOLVER = flags.DEFINE_enum("solver", "heun", ["heun", "euler"], "Order 2 or order 1.")
+NFE = flags.DEFINE_integer("nfe", None, "Denoiser calls a sample; else the config's steps.")
+S_CHURN = flags.DEFINE_float("s_churn", None, "Noise added back; 0 is deterministic.")
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the samples.", lower_bound=0)
+STEP = flags.DEFINE_integer("checkpoint_step", None, "Which checkpoint; else the newest.")
+
+
+def solver_of(
+    config: experiment.Section, *, second_order: bool, nfe: int | None, s_churn: float | None
+) -> Solver:
+    """The config's solver with the flags' changes."""
+    schedule, churn = dict(config["schedule"]), dict(config["churn"])
+    if nfe is not None:
+        schedule["steps"] = _steps_of(nfe, second_order)
+    if s_churn is not None:
+        churn["s_churn"] = s_churn
+    return Solver(**schedule, second_order=second_order, churn=Churn(**churn))
+
+
+def _steps_of(nfe: int, second_order: bool) -> int:
+    if nfe < 3:
+        raise InputError(f"--nfe is {nfe}; a sample needs at least 3 denoiser calls")
+    if second_order and nfe % 2 == 0:
+        raise InputError(
+            f"--nfe is {nfe}, but N steps of Heun make 2N - 1 calls, an odd number; "
+            f"use {nfe - 1} or {nfe + 1}, or --solver=euler"
+        )
+    return (nfe + 1) // 2 if second_order else nfe
+
+
+def read_inputs(run: Path, config: experiment.Section) -> tuple[Sequence[Case], DatasetInfo]:
+    """All cases that could be drawn, checked against what the run was trained on."""
+    info = read_dataset_info(run)
+    if MANIFEST.value:
+        from edm3d.data.records import cases_of_manifest
+
+        return cases_of_manifest(Path(MANIFEST.value), info), info
+    records = Path(RECORDS.value or config["records"])
+    experiment.check_same_geometry(info, read_dataset_info(records), records)
+    return read_cases(records, SPLIT.value), info
+
+
+def select(cases: Sequence[Case]) -> list[int]:
+    """Indices of the cases of the asked protocols, at most `--limit`."""
+    asked = set(PROTOCOL.value or PROTOCOLS)
+    if unknown := asked - set(PROTOCOLS):
+        raise InputError(
+            f"--protocol is {', '.join(sorted(unknown))}; choose of {', '.join(PROTOCOLS)}"
+        )
+    chosen = [
+        i
+        for i in range(len(cases))
+        if not PROTOCOL.value or asked.intersection(protocols_of(cases[i]))
+    ]
+    if not chosen:
+        raise InputError(
+            f"no case of split {SPLIT.value} is of protocol {', '.join(sorted(asked))}; "
+            f"choose another --split, --protocol or --records"
+        )
+    return chosen[: LIMIT.value]
+
+
+def sample(run: Path, out: Path) -> None:
+    """Draws the selected cases that `out` does not hold yet."""
+    config = experiment.read_run_config(run)
+    solver = solver_of(
+        config, second_order=SOLVER.value == "heun", nfe=NFE.value, s_churn=S_CHURN.value
+    )
+    cases, info = read_inputs(run, config)
+    chosen = select(cases)
+    drawer, step = _drawer(run, config, info, solver)
+
+    def record(case: Case) -> dict:
+        return case_record(
+            case, solver=solver, members=MEMBERS.value, seed=SEED.value, checkpoint_step=step
+        )
+
+    todo = [i for i in chosen if not is_drawn(out / cases[i].case_id, record(cases[i]))]
+    print(
+        f"{len(chosen)} cases ({len(chosen) - len(todo)} drawn before), {MEMBERS.value} members of "
+        f"{solver.nfe} denoiser calls, checkpoint after {step} updates",
+        flush=True,
+    )
+    todo.sort(key=lambda i: (drawer.shape_of(cases[i]), i))
+    jobs = (Job(case, m) for case in map(cases.__getitem__, todo) for m in range(MEMBERS.value))
+    writer: CaseWriter | None = None
+    progress = tqdm(drawer.draw(jobs), total=len(todo) * MEMBERS.value, unit="CT")
+    for job, hu in progress:
+        folder = out / job.case.case_id
+        if job.member == 0 or writer is None:
+            writer = CaseWriter(folder, job.case, MEMBERS.value)
+        writer.add(hu)
+        if job.member == MEMBERS.value - 1:
+            writer.finish(record(job.case))
+    print(f"the samples of {len(chosen)} cases are in {out}", flush=True)
+
+
+def _drawer(
+    run: Path, config: experiment.Section, info: DatasetInfo, solver: Solver
+) -> tuple[Drawer, int]:
+    """What draws, with the averaged weights of the asked checkpoint, and that one's step."""
+    objective = experiment.objective_of(config, info)
+    mesh = meshes.make_mesh()
+    n = mesh.shape["data"]
+    batch = BATCH.value or n
+    if batch % n:
+        raise InputError(
+            f"--batch is {batch}, not divisible by {n} devices; use {n} times a number"
+        )
+    shapes = abstract_params(objective)
+    shardings = jax.tree.map(lambda _: meshes.replicated(mesh), shapes)
+    step, params = read_ema(run, abstract_like(shapes, shardings), STEP.value)
+    patch = config["patch"]
+    return Drawer(objective, solver, mesh, params, info, patch, batch, SEED.value), step
+
+
+def main(_: list[str]) -> None:
+    if RUN.value is None:
+        raise InputError("flag --run is missing; give the run folder of edm3d.train")
+    run = Path(RUN.value)
+    sample(run, Path(OUT.value or run / "samples"))
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,259 @@
+"""Trains the residual diffusion model: `python -m edm3d.train --config=configs/ards.py`.
+
+Run again with the same config, it goes on from the newest checkpoint. Flags set any field of the
+config: `--config.train.steps=1000 --config.records=/data/records --config.run=runs/first`.
+The config is a document; read `configs/ards.py`.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from edm3d import command, experiment
+from edm3d.data.cases import DatasetInfo, read_cases, read_dataset_info
+from edm3d.data.pipeline import patch_batch, train_batches
+from edm3d.data.validation import validation_batch
+from edm3d.errors import InputError
+from edm3d.training import mesh as meshes
+from edm3d.training.checkpoint import Checkpoints, abstract_like
+from edm3d.training.log import RunLog, Stopwatch, progress_line, summarise
+from edm3d.training.state import (
+    Ema,
+    Objective,
+    TrainState,
+    init_state,
+    parameter_count,
+    train_step,
+    validation_losses,
+)
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Join the other processes of this job (SLURM, Kubernetes, TPU pod)."
+)
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A run's compiled functions and where its arrays live."""
+
+    mesh: jax.sharding.Mesh
+    shardings: TrainState
+    init: Callable[[jax.Array], TrainState]
+    step: Callable[[TrainState, dict, jax.Array], tuple[TrainState, dict]]
+    validate: Callable[[Any, dict, jax.Array], jax.Array]
+    abstract: TrainState
+
+
+def build_trainer(
+    config: ConfigDict, objective: Objective, batch: dict[str, np.ndarray]
+) -> Trainer:
+    """Shapes by `eval_shape`, shardings by rule, functions jitted with both; nothing is run yet.
+
+    `batch` gives the shapes of a global batch on the wire.
+    """
+    section = dict(config.mesh)
+    fsdp = section.pop("fsdp")
+    mesh = meshes.make_mesh(**section)
+    meshes.check_batch(mesh, config.train.batch)
+    optimizer, _ = experiment.optimizer_of(config)
+    init = partial(init_state, objective=objective, optimizer=optimizer, batch=batch)
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    shardings = meshes.state_shardings(mesh, shapes, fsdp=fsdp)
+    step = partial(train_step, objective=objective, optimizer=optimizer, ema=Ema(**config.ema))
+    return Trainer(
+        mesh=mesh,
+        shardings=shardings,
+        init=jax.jit(init, out_shardings=shardings),
+        step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, meshes.replicated(mesh))),
+        validate=jax.jit(partial(validation_losses, objective=objective)),
+        abstract=abstract_like(shapes, shardings),
+    )
+
+
+def train(config: ConfigDict) -> None:
+    """Trains until `config.train.steps` updates are made, or a signal asks for a stop."""
+    records, run = Path(config.records), Path(config.run)
+    info = read_dataset_info(records)
+    experiment.check_data(config, info)
+    experiment.check_patch(config.patch, len(config.model.channel_mult))
+    objective = experiment.objective_of(config, info)
+    with stop_on_signal() as stop_asked:
+        validation = validation_batch(
+            records, patch=config.patch, count=config.train.validation_patches, seed=config.seed
+        )
+        trainer = build_trainer(config, objective, _example(config, info))
+        _prepare_run_folder(run, config, records)
+        checkpoints = Checkpoints(run / "checkpoints", keep=config.train.keep_checkpoints)
+        state = _start(trainer, checkpoints, config)
+        try:
+            _loop(config, trainer, state, checkpoints, validation, stop_asked)
+        finally:
+            checkpoints.close()
+
+
+def _loop(
+    config: ConfigDict,
+    trainer: Trainer,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    validation: dict[str, np.ndarray] | None,
+    stop_asked: Callable[[], bool],
+) -> None:
+    section, first = config.train, int(state.step)
+    _announce(config, trainer, first)
+    log, watch = RunLog(Path(config.run), first_step=first), Stopwatch(first)
+    key = jax.random.key(config.seed)
+    batches = train_batches(
+        Path(config.records),
+        patch=config.patch,
+        batch=section.batch,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        first_step=first,
+        workers=section.workers,
+    )
+    waiting: list[dict] = []
+    step = first
+    with contextlib.closing(batches):
+        while step < section.steps and not stop_asked():
+            batch = meshes.to_devices(trainer.mesh, next(batches))
+            state, measured = trainer.step(state, batch, key)
+            waiting.append(measured)
+            step += 1
+            last = step == section.steps
+            if step % section.log_every == 0 or last:
+                values = _collect(jax.device_get(waiting), section, watch, step)
+                waiting.clear()
+                if validation and (step % section.validate_every == 0 or last):
+                    values["validation_loss"] = _validate(trainer, state, validation, watch)
+                log.write(step, values)
+                print(progress_line(step, section.steps, values), flush=True)
+            if step % section.checkpoint_every == 0:
+                checkpoints.save(state)
+    checkpoints.save(state, wait=True)
+    log.close()
+    end = "finished" if step == section.steps else "stopped by a signal; run again to go on"
+    print(f"{end} after {step} updates; run folder {config.run}", flush=True)
+
+
+def _collect(measured: list[dict], section: ConfigDict, watch: Stopwatch, step: int) -> dict:
+    """Means of the last steps with their speed; ends a run that has lost its way."""
+    values = summarise(measured)
+    steps, seconds = watch.lap(step)
+    values["steps_per_s"] = steps / seconds
+    values["patches_per_s"] = steps * section.batch / seconds
+    in_a_row = int(measured[-1]["skipped_in_a_row"])
+    if in_a_row >= section.stop_after_skipped:
+        raise InputError(
+            f"the loss was not finite in {in_a_row} steps in a row up to step {step}; lower "
+            f"optimizer.learning_rate or look for bad records; the last checkpoint is unharmed"
+        )
+    return values
+
+
+def _validate(
+    trainer: Trainer, state: TrainState, validation: dict[str, np.ndarray], watch: Stopwatch
+) -> float:
+    """Loss of the averaged weights on held-back subjects, with noise that never changes."""
+    start = time.perf_counter()
+    losses = trainer.validate(state.ema, validation, jax.random.key(0))
+    loss = float(np.mean(jax.device_get(losses)))
+    watch.pause(time.perf_counter() - start)
+    return loss
+
+
+def _start(trainer: Trainer, checkpoints: Checkpoints, config: ConfigDict) -> TrainState:
+    """The newest checkpoint's state, or a fresh one, born with its sharding."""
+    step = checkpoints.latest_step()
+    if step is None:
+        return trainer.init(jax.random.key(config.seed))
+    print(f"resuming {config.run} after {step} updates", flush=True)
+    return checkpoints.restore(step, trainer.abstract)
+
+
+def _prepare_run_folder(run: Path, config: ConfigDict, records: Path) -> None:
+    """Writes config and dataset.json; refuses a folder that another config or data set trained."""
+    run.mkdir(parents=True, exist_ok=True)
+    content = experiment.json_of(config.to_dict())
+    if (run / "config.json").exists():
+        _check_same_run(run, content, records)
+    shutil.copyfile(records / "dataset.json", run / "dataset.json")
+    experiment.write_json(run / "config.json", content)
+
+
+def _check_same_run(run: Path, content: dict, records: Path) -> None:
+    old = experiment.read_run_config(run)
+    for name in ("seed", "patch", "conditioning", "model", "edm", "data"):
+        if old.get(name) != content[name]:
+            raise InputError(
+                f"run folder {run} was trained with {name} {old.get(name)}, now it is "
+                f"{content[name]}; choose another config.run"
+            )
+    if (run / "dataset.json").read_bytes() != (records / "dataset.json").read_bytes():
+        raise InputError(
+            f"run folder {run} was trained on other records than {records}; choose another "
+            f"config.run, or the records it was trained on"
+        )
+
+
+def _announce(config: ConfigDict, trainer: Trainer, first: int) -> None:
+    _, schedule = experiment.optimizer_of(config)
+    steps = config.train.steps
+    print(
+        f"{parameter_count(trainer.abstract.params) / 1e6:.2f} M parameters on mesh "
+        f"{dict(trainer.mesh.shape)} ({jax.default_backend()}), batch {config.train.batch} of "
+        f"{config.patch}^3, updates {first}..{steps}, learning rate reaches "
+        f"{float(schedule(steps - 1)):.2e}",
+        flush=True,
+    )
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Within it SIGTERM and SIGINT only raise a flag, which the yielded function tells."""
+    asked: list[int] = []
+
+    def remember(number: int, _: Any) -> None:
+        asked.append(number)
+
+    old = {s: signal.signal(s, remember) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for s, handler in old.items():
+            signal.signal(s, handler)
+
+
+def _example(config: ConfigDict, info: DatasetInfo) -> dict[str, np.ndarray]:
+    """Zeros in the shapes of a global batch; they take no memory."""
+    case = read_cases(Path(config.records), "train")[0]
+    one = patch_batch(case, info, start_zyx=(0, 0, 0), patch=config.patch)
+    b = config.train.batch
+    return {k: np.broadcast_to(np.zeros((), v.dtype), (b, *v.shape[1:])) for k, v in one.items()}
+
+
+def main(_: list[str]) -> None:
+    if CONFIG.value is None:
+        raise InputError("flag --config is missing; give a config file such as configs/ards.py")
+    if DISTRIBUTED.value:
+        jax.distributed.initialize()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    train(CONFIG.value)
+
+
+if __name__ == "__main__":
+    command.run(main)

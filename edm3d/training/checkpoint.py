@@ -1,0 +1,76 @@
+"""Checkpoints of a run; the only module that knows Orbax.
+
+A checkpoint holds two parts, so that sampling reads the averaged weights alone:
+`ema` (those weights) and `training` (everything else of a `TrainState`).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from edm3d.errors import InputError
+from edm3d.training.state import TrainState
+
+
+class Checkpoints:
+    """The checkpoints in one folder: the newest `keep` and, by Orbax's choice, none in between."""
+
+    def __init__(self, folder: Path, *, keep: int = 2):
+        policy = ocp.training.preservation_policies.LatestN(keep)
+        self._checkpointer = ocp.training.Checkpointer(
+            folder.resolve(), preservation_policy=policy, cleanup_tmp_directories=True
+        )
+
+    def latest_step(self) -> int | None:
+        """Updates made when the newest whole checkpoint was taken; None if there is none."""
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    def save(self, state: TrainState, *, wait: bool = False) -> None:
+        """Saves in the background; `wait` returns when it is on disk."""
+        step = int(state.step)
+        self._checkpointer.wait()
+        if step != self.latest_step():
+            parts = {"ema": state.ema, "training": state.replace(ema=None)}
+            self._checkpointer.save_checkpointables_async(step, parts, force=True)
+        if wait:
+            self._checkpointer.wait()
+
+    def restore(self, step: int, abstract: TrainState) -> TrainState:
+        """The state saved at `step`, with the shapes and shardings of `abstract`."""
+        parts = {"ema": abstract.ema, "training": abstract.replace(ema=None)}
+        loaded = self._checkpointer.load_checkpointables(step, parts)
+        return loaded["training"].replace(ema=loaded["ema"])
+
+    def close(self) -> None:
+        """Waits for a save under way and lets go of the folder."""
+        self._checkpointer.wait()
+        self._checkpointer.close()
+
+
+def read_ema(run: Path, abstract: Any, step: int | None = None) -> tuple[int, Any]:
+    """The step and the averaged weights of a run's newest (or the given) checkpoint.
+
+    Raises:
+        InputError: the run folder holds no checkpoint, or none of that step.
+    """
+    folder = run / "checkpoints"
+    if not folder.is_dir():
+        raise InputError(f"run folder {run} holds no checkpoint; train it first with edm3d.train")
+    with ocp.training.Checkpointer(folder.resolve()) as checkpointer:
+        steps = [c.step for c in checkpointer.checkpoints]
+        if not steps:
+            raise InputError(f"{folder} holds no whole checkpoint; let edm3d.train run on")
+        if step is not None and step not in steps:
+            raise InputError(f"checkpoint step {step} is not in {folder}; choose one of {steps}")
+        step = max(steps) if step is None else step
+        return step, checkpointer.load_checkpointables(step, {"ema": abstract})["ema"]
+
+
+def abstract_like(shapes: Any, shardings: Any) -> Any:
+    """Shapes with shardings, as restoring wants them."""
+    return jax.tree.map(
+        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings
+    )
