@@ -7,11 +7,10 @@ Shapes: blocks are `[z, y, x]` int16 HU; X-rays are line integrals over the whol
 
 import dataclasses
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import msgpack
 import numpy as np
@@ -142,7 +141,6 @@ class DatasetInfo:
     spacing_mm: float
     window_hu: tuple[float, float]
     residual_std: float  # of unit CT, over the voxels of the training records
-    residual_scale: str  # 'measured' (residual * sigma_data / std) or 'none' (as the paper)
     scalar_ranges: ScalarRanges
     geometry: dict[str, Any]  # kind='parallel', mu_water_per_mm
     antialias: bool
@@ -188,7 +186,7 @@ class CaseSequence(Sequence[Case]):
         from grain.sources import ArrayRecordDataSource
 
         self._source = ArrayRecordDataSource([str(p) for p in paths]) if paths else None
-        self._length = 0 if self._source is None else self._source.__len__()
+        self._length = 0 if self._source is None else len(cast(Sized, self._source))
 
     def __len__(self) -> int:
         return self._length
@@ -230,9 +228,3 @@ def in_unit(volume_hu: np.ndarray, window_hu: tuple[float, float]) -> np.ndarray
     """Unit CT: the volume clipped to the window, over 1024, float32."""
     low, high = window_hu
     return np.clip(volume_hu, low, high).astype(np.float32) / np.float32(UNIT_HU)
-
-
-def is_finite_range(low_high: tuple[float, float]) -> bool:
-    """Whether a (low, high) pair is finite and rising."""
-    low, high = low_high
-    return math.isfinite(low) and math.isfinite(high) and low < high

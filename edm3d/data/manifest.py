@@ -182,13 +182,17 @@ def _parse_row(row: _Row, folder: Path, allow_outside: bool) -> Scan:
 
 
 def _check_repeats(scans: Sequence[Scan], faults: _Faults) -> None:
-    first_row: dict[tuple[str, str], int] = {}
+    names: dict[tuple[str, str], int] = {}
+    files: dict[Path, int] = {}
     for scan in scans:
-        key = (scan.subject, scan.scan)
-        if key in first_row:
-            mend = f"subject {scan.subject!r} has it in row {first_row[key]} already; name it anew"
+        row = names.setdefault((scan.subject, scan.scan), scan.row)
+        if row != scan.row:
+            mend = f"row {row} of subject {scan.subject!r} has that name already; rename one"
             faults.add(scan.row, "scan", scan.scan, mend)
-        first_row.setdefault(key, scan.row)
+        row = files.setdefault(scan.ct, scan.row)
+        if row != scan.row and scan.ct.is_file():
+            mend = f"row {row} uses the same file; give each scan its own"
+            faults.add(scan.row, "ct", scan.ct.name, mend)
 
 
 def _check_splits(scans: Sequence[Scan], faults: _Faults, one_subject: bool) -> None:
@@ -235,7 +239,7 @@ def read_manifest(
 
 
 def pair_scans(scans: Sequence[Scan]) -> list[Pair]:
-    """Ordered pairs (prior, target) of one subject, stage and position, never a scan with itself."""
+    """Ordered pairs (prior, target) of different scans of one subject, stage and position."""
     return [pair for group in comparable_scans(scans) for pair in itertools.permutations(group, 2)]
 
 

@@ -11,6 +11,7 @@ what it holds.
 
 import functools
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -116,7 +117,7 @@ def example_at(cases: CaseSequence, info: DatasetInfo, g: int, *, patch: int, se
 
 
 def train_batches(
-    folder: str,
+    folder: str | Path,
     *,
     patch: int,
     batch: int,

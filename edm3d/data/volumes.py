@@ -207,25 +207,34 @@ def _check_shape(image, path: Path) -> None:
         raise InputError(f"{path} has shape {tuple(image.shape)}; give one 3-D volume")
 
 
+def _grid_and_turn(image, path: Path) -> tuple[Grid, np.ndarray]:
+    """The grid in LPS order, and nibabel's orientation array that brings the stored axes to it."""
+    from nibabel import orientations
+
+    _check_shape(image, path)
+    affine, shape = _affine_lps(image, path), image.shape[:3]
+    turn = orientations.io_orientation(affine)
+    x, y, z = (int(shape[axis]) for axis in np.argsort(turn[:, 0]))
+    return Grid((z, y, x), affine @ orientations.inv_ornt_aff(turn, shape)), turn
+
+
 def _read(path: Path, dtype) -> Volume:
     """The file's scaled values as `dtype`, axes re-ordered and flipped to the closest LPS ones."""
-    import nibabel
+    from nibabel import orientations
 
     image = _load_nifti(path)
-    _check_shape(image, path)
-    affine = _affine_lps(image, path)
+    grid, turn = _grid_and_turn(image, path)
     try:
         values = image.get_fdata(dtype=np.float32, caching="unchanged")
     except _READ_FAULTS as error:
-        raise InputError(
-            f"{path} cannot be read to its end ({error}); copy the file again"
-        ) from error
-    values = values.reshape(image.shape[:3])
-    turn = nibabel.orientations.io_orientation(affine)
-    back = nibabel.orientations.inv_ornt_aff(turn, values.shape)
-    values = nibabel.orientations.apply_orientation(values, turn).transpose(2, 1, 0)
-    grid = Grid((values.shape[0], values.shape[1], values.shape[2]), affine @ back)
-    return Volume(np.ascontiguousarray(values, dtype), grid)
+        raise InputError(f"{path} breaks off ({error}); copy the file again") from error
+    values = orientations.apply_orientation(values.reshape(image.shape[:3]), turn)
+    return Volume(np.ascontiguousarray(values.transpose(2, 1, 0), dtype), grid)
+
+
+def read_grid(path: str | os.PathLike) -> Grid:
+    """The grid of a NIfTI volume in LPS order, from its header alone."""
+    return _grid_and_turn(_load_nifti(Path(path)), Path(path))[0]
 
 
 def read_ct(path: str | os.PathLike) -> Volume:

@@ -1,0 +1,117 @@
+"""Turns a table of scans into training, validation and test records.
+
+    python data_prep/build_records.py --manifest=scans.csv --out=data/records \
+        --config=configs/ards.py --workers=8
+
+Every pair of scans of one subject, stage and position becomes a case on the prior's working grid,
+with X-rays computed from the target. `edm3d.data.manifest` lists the table's columns.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+from tqdm import tqdm
+
+from edm3d import command
+from edm3d.data.cases import SPLITS, DatasetInfo, ScalarRanges
+from edm3d.data.manifest import Scan, assign_splits, pair_scans, read_manifest, split_of_pair
+from edm3d.data.records import write_records
+from edm3d.data.shards import RecordSettings, ShardSummary
+from edm3d.errors import InputError
+
+MANIFEST = flags.DEFINE_string("manifest", None, "The table of scans (CSV).", required=True)
+OUT = flags.DEFINE_string("out", None, "The folder of records to make.", required=True)
+CONFIG = config_flags.DEFINE_config_file("config", None, "A configuration; its section `data`.")
+WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes.", lower_bound=1)
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the records that --out holds.")
+ALLOW_OUTSIDE = flags.DEFINE_bool(
+    "allow_outside", False, "Let the table's paths leave the folder of the table."
+)
+SAME_SUBJECT_SPLITS = flags.DEFINE_bool(
+    "same_subject_splits",
+    False,
+    "Smoke tests with one subject: the split column holds for scans, not subjects. A pair takes "
+    "its target's split; val and test scans stay out of training. Says nothing of new subjects.",
+)
+
+
+def settings_of(data: Mapping[str, Any]) -> RecordSettings:
+    """The record settings of a config's `data` section."""
+    ranges = {name: tuple(value) for name, value in data["scalar_ranges"].items()}
+    return RecordSettings(
+        spacing_mm=float(data["spacing_mm"]),
+        window_hu=(float(data["window_hu"][0]), float(data["window_hu"][1])),
+        block=int(data["block"]),
+        antialias=bool(data["antialias"]),
+        mu_water_per_mm=float(data["mu_water_per_mm"]),
+        scalar_ranges=ScalarRanges(**ranges),
+    )
+
+
+def fractions_of(data: Mapping[str, Any]) -> tuple[float, float, float]:
+    """The shares of train, val and test subjects."""
+    train, val, test = (float(data["split_fractions"][split]) for split in SPLITS)
+    return train, val, test
+
+
+def scans_with_splits(seed: int, fractions: tuple[float, float, float]) -> list[Scan]:
+    """The manifest's scans, each with its split."""
+    one_subject = SAME_SUBJECT_SPLITS.value
+    scans = read_manifest(MANIFEST.value, ALLOW_OUTSIDE.value, same_subject_splits=one_subject)
+    if one_subject and not all(scan.split for scan in scans):
+        raise InputError("--same_subject_splits needs the split column; fill it for every scan")
+    return assign_splits(scans, seed, fractions)
+
+
+def show(info: DatasetInfo, shards: list[ShardSummary], seconds: float) -> None:
+    """Prints what was made."""
+    for split in SPLITS:
+        subjects, counts = info.subjects[split], info.counts[split]
+        print(
+            f"{split:>5}: {len(subjects)} subjects, {counts['cases']} pairs, "
+            f"{counts['records']} records"
+        )
+    size_mb = sum(file["bytes"] for file in info.files.values()) / 1e6
+    print(f"residual std {info.residual_std:.4f} of unit CT, {size_mb:.1f} MB, {seconds:.1f} s")
+    least = min(shards, key=lambda shard: shard.least_coverage)
+    if least.least_coverage < 0.95:
+        print(
+            f"note: a target of subject {least.subject} covers only {least.least_coverage:.0%} of "
+            "its prior's volume; the rest is taken for air"
+        )
+    if info.split_by == "pair":
+        print("note: SPLIT BY PAIR of one subject: results say nothing about new subjects")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    if CONFIG.value is None:
+        raise InputError("--config is missing; give --config=configs/ards.py")
+    try:
+        settings, seed = settings_of(CONFIG.value.data), int(CONFIG.value.seed)
+        fractions = fractions_of(CONFIG.value.data)
+    except (KeyError, AttributeError, TypeError, ValueError, IndexError) as error:
+        raise InputError(f"section data of --config is {error}; see configs/ards.py") from error
+    start = time.monotonic()
+    scans = scans_with_splits(seed, fractions)
+    pairs = sum(1 for pair in pair_scans(scans) if split_of_pair(pair))
+    with tqdm(total=pairs, unit="pair", desc="records", mininterval=1.0) as bar:
+        info, shards = write_records(
+            scans,
+            OUT.value,
+            settings,
+            seed=seed,
+            split_by="pair" if SAME_SUBJECT_SPLITS.value else "subject",
+            workers=WORKERS.value,
+            overwrite=OVERWRITE.value,
+            progress=bar.update,
+        )
+    show(info, shards, time.monotonic() - start)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,275 @@
+"""Writing the folder of records: every pair of a manifest as blocks, in shards, with dataset.json.
+
+One group (subject, stage, position) fills shards of its own, so the bytes do not depend on how many
+workers share the groups. Nothing appears under the final name before all of it is written. Read
+next: `edm3d.data.shards` (one group), `edm3d.data.pipeline` (how training reads the folder).
+"""
+
+import concurrent.futures
+import dataclasses
+import itertools
+import math
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import overload
+
+import edm3d
+from edm3d.data.cases import (
+    DATASET_FILE,
+    SCHEMA_VERSION,
+    SPLITS,
+    Case,
+    DatasetInfo,
+    ScalarRanges,
+)
+from edm3d.data.manifest import (
+    Pair,
+    Scan,
+    comparable_scans,
+    pair_scans,
+    read_manifest,
+    split_of_pair,
+)
+from edm3d.data.shards import (
+    Group,
+    RecordSettings,
+    ShardSummary,
+    read_on_grid,
+    whole_case,
+    write_group,
+)
+from edm3d.data.volumes import read_grid, working_grid
+from edm3d.errors import InputError
+
+
+def check_settings(settings: RecordSettings) -> None:
+    """Raises `InputError` for a setting that no records can be built with."""
+
+    def rising(name: str, low_high: tuple[float, float]) -> None:
+        low, high = low_high
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise InputError(f"{name} is {low_high}; give a low and a higher number")
+
+    rising("window_hu", settings.window_hu)
+    rising("scalar_ranges.peep_cmh2o", settings.scalar_ranges.peep_cmh2o)
+    rising("scalar_ranges.tidal_volume_ml_kg", settings.scalar_ranges.tidal_volume_ml_kg)
+    for name in ("spacing_mm", "mu_water_per_mm"):
+        value = getattr(settings, name)
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"{name} is {value}; give a positive number")
+    if settings.block < 8:
+        raise InputError(f"block is {settings.block}; give at least 8 voxels (160 is usual)")
+
+
+def _scan_faults(scan: Scan, ranges: ScalarRanges) -> Iterator[str]:
+    for field in dataclasses.fields(ranges):
+        low, high = getattr(ranges, field.name)
+        value = getattr(scan.ventilation, field.name)
+        if not low <= value <= high:
+            yield (
+                f"row {scan.row}, column {field.name} is {value:g}; scalar_ranges of the config is "
+                f"{low:g}..{high:g}: leave the scan out or widen the range"
+            )
+    for column in ("xray_pa", "xray_lat"):
+        if getattr(scan, column) is not None:
+            yield (
+                f"row {scan.row}, column {column} is filled; real radiographs cannot be read yet: "
+                "empty the column, X-rays are then computed from the target CT"
+            )
+
+
+def check_scans(scans: Sequence[Scan], ranges: ScalarRanges) -> None:
+    """Raises one `InputError` for all scans with bad settings, X-rays or headers."""
+    faults = []
+    for scan in scans:
+        faults += _scan_faults(scan, ranges)
+        for path in filter(None, (scan.ct, scan.lung_mask)):
+            try:
+                read_grid(path)
+            except InputError as error:
+                faults.append(f"row {scan.row}: {error}")
+    if faults:
+        raise InputError("\n".join(faults))
+
+
+def _plan(scans: Sequence[Scan]) -> list[Group]:
+    """The groups that hold pairs, with their shards numbered within each split."""
+    groups = [tuple(group) for group in comparable_scans(scans)]
+    splits = [
+        sorted({s for pair in itertools.permutations(g, 2) if (s := split_of_pair(pair))})
+        for g in groups
+    ]
+    totals = {split: sum(split in found for found in splits) for split in SPLITS}
+    counters = {split: itertools.count() for split in SPLITS}
+    return [
+        Group(
+            group,
+            {s: f"{s}-{next(counters[s]):05d}-of-{totals[s]:05d}.array_record" for s in found},
+        )
+        for group, found in zip(groups, splits, strict=True)
+        if found
+    ]
+
+
+def _run_groups(
+    groups: Sequence[Group], settings: RecordSettings, folder: Path, workers: int
+) -> Iterator[list[ShardSummary]]:
+    """Shard summaries of the groups as they are done."""
+    if workers == 1:
+        yield from (write_group(group, settings, folder) for group in groups)
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+        futures = [pool.submit(write_group, group, settings, folder) for group in groups]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool as error:
+            mend = "use fewer --workers"
+            raise InputError(f"a worker was killed, perhaps for memory; {mend}") from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _residual_std(shards: Sequence[ShardSummary]) -> float:
+    voxels = sum(s.voxels for s in shards)
+    mean = math.fsum(s.residual_sum for s in shards) / voxels
+    square = math.fsum(s.residual_square_sum for s in shards) / voxels
+    std = math.sqrt(max(square - mean**2, 0.0))
+    if std == 0:
+        raise InputError("residual std of the training pairs is 0; their scans are copies")
+    return std
+
+
+def _dataset_info(
+    shards: Sequence[ShardSummary], settings: RecordSettings, seed: int, split_by: str
+) -> DatasetInfo:
+    def of(split: str) -> list[ShardSummary]:
+        return [shard for shard in shards if shard.split == split]
+
+    return DatasetInfo(
+        schema_version=SCHEMA_VERSION,
+        edm3d_version=edm3d.__version__,
+        spacing_mm=settings.spacing_mm,
+        window_hu=settings.window_hu,
+        residual_std=_residual_std(shards),
+        scalar_ranges=settings.scalar_ranges,
+        geometry={"kind": "parallel", "mu_water_per_mm": settings.mu_water_per_mm},
+        antialias=settings.antialias,
+        block=settings.block,
+        seed=seed,
+        split_by=split_by,
+        subjects={split: sorted({s.subject for s in of(split)}) for split in SPLITS},
+        counts={
+            split: {
+                "cases": sum(s.cases for s in of(split)),
+                "records": sum(s.records for s in of(split)),
+            }
+            for split in SPLITS
+        },
+        files={s.name: {"sha256": s.sha256, "bytes": s.size_bytes} for s in shards},
+    )
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return
+    if not out.is_dir():
+        raise InputError(f"--out {out} is a file; give a folder")
+    if any(out.iterdir()):
+        if not overwrite:
+            raise InputError(f"--out {out} is not empty; give another folder or pass --overwrite")
+        if not (out / DATASET_FILE).is_file():
+            raise InputError(f"--out {out} holds no records; only records are overwritten")
+
+
+def _move_into_place(folder: Path, out: Path) -> None:
+    """Renames `folder` to `out`; an older `out` is removed only after the new one stands."""
+    old = out.with_name(f".{out.name}.old-{os.getpid()}")
+    if out.exists():
+        os.replace(out, old)
+    os.replace(folder, out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_records(
+    scans: Sequence[Scan],
+    out: str | Path,
+    settings: RecordSettings,
+    *,
+    seed: int,
+    split_by: str = "subject",
+    workers: int = 1,
+    overwrite: bool = False,
+    progress: Callable[[int], object] = lambda pairs: None,
+) -> tuple[DatasetInfo, list[ShardSummary]]:
+    """Writes the records of all pairs of `scans` (which have their splits) to the folder `out`.
+
+    `progress` is called with the number of pairs done since the last call. The bytes are the same
+    for any number of workers. Raises `InputError` on bad scans; then nothing is left behind.
+    """
+    out = Path(out).absolute()
+    check_settings(settings)
+    _check_out(out, overwrite)
+    check_scans(scans, settings.scalar_ranges)
+    groups = _plan(scans)
+    if not any("train" in group.shard_of_split for group in groups):
+        raise InputError("the manifest has no training pair; give a subject two train scans")
+    folder = out.with_name(f".{out.name}.part-{os.getpid()}")
+    try:
+        folder.mkdir()
+        shards = []
+        for done in _run_groups(groups, settings, folder, workers):
+            shards += done
+            progress(sum(shard.cases for shard in done))
+        shards.sort(key=lambda shard: shard.name)
+        info = _dataset_info(shards, settings, seed, split_by)
+        (folder / DATASET_FILE).write_text(info.to_json(), encoding="utf-8")
+        _move_into_place(folder, out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return info, shards
+
+
+class ManifestCases(Sequence[Case]):
+    """The whole cases of a manifest's pairs, each built from its files when it is asked for."""
+
+    def __init__(self, pairs: Sequence[Pair], settings: RecordSettings):
+        self.pairs, self.settings = tuple(pairs), settings
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @overload
+    def __getitem__(self, index: int) -> Case: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Case]: ...
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        prior, target = self.pairs[index]
+        grid = working_grid(read_grid(prior.ct), self.settings.spacing_mm)
+        first = read_on_grid(prior, grid, self.settings)
+        return whole_case((prior, target), first, read_on_grid(target, grid, self.settings), grid)
+
+
+def cases_of_manifest(
+    path: str | Path, info: DatasetInfo, *, allow_outside: bool = False
+) -> ManifestCases:
+    """All pairs of a manifest as whole cases, prepared as the data set `info` was."""
+    scans = read_manifest(path, allow_outside, same_subject_splits=True)
+    check_scans(scans, info.scalar_ranges)
+    settings = RecordSettings(
+        spacing_mm=info.spacing_mm,
+        window_hu=info.window_hu,
+        block=info.block,
+        antialias=info.antialias,
+        mu_water_per_mm=info.geometry["mu_water_per_mm"],
+        scalar_ranges=info.scalar_ranges,
+    )
+    return ManifestCases(pair_scans(scans), settings)

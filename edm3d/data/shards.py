@@ -1,0 +1,236 @@
+"""Writing one group of comparable scans to its shards: read, resample, project, cut, encode.
+
+A group is the scans of one subject, stage and position. Every scan of it is read and resampled once
+for each distinct working grid, however many pairs it is in. Read next: `edm3d.data.records`.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edm3d.data.cases import UNIT_HU, Case, ScalarRanges, encode_case
+from edm3d.data.grid import Corner, block_corners, crop
+from edm3d.data.manifest import Pair, Scan, split_of_pair
+from edm3d.data.projection import line_integrals
+from edm3d.data.volumes import (
+    AIR_HU,
+    Grid,
+    Volume,
+    coverage,
+    read_ct,
+    read_grid,
+    read_mask,
+    resample,
+    same_grid,
+    working_grid,
+)
+from edm3d.errors import InputError
+
+# Random access needs one record a group; zstd:1 is the measured choice of benchmarks/pipeline.py.
+WRITER_OPTIONS = "group_size:1,zstd:1"
+
+
+@dataclass(frozen=True)
+class RecordSettings:
+    """How pairs become records; `config.data` has these fields."""
+
+    spacing_mm: float
+    window_hu: tuple[float, float]
+    block: int
+    antialias: bool
+    mu_water_per_mm: float
+    scalar_ranges: ScalarRanges
+
+
+@dataclass(frozen=True)
+class Group:
+    """The comparable scans, their working grids, and the shard that takes each split's pairs."""
+
+    scans: tuple[Scan, ...]
+    shard_of_split: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ShardSummary:
+    """What a shard holds; residual sums are over unit-CT voxels, for training shards."""
+
+    name: str
+    split: str
+    subject: str
+    cases: int
+    records: int
+    size_bytes: int
+    sha256: str
+    residual_sum: float
+    residual_square_sum: float
+    voxels: int
+    least_coverage: float
+
+
+@dataclass(frozen=True, eq=False)
+class OnGrid:
+    """A scan on a working grid: int16 HU, its X-rays, its lung mask, the share it covers."""
+
+    hu: np.ndarray
+    xray_pa: np.ndarray
+    xray_lat: np.ndarray
+    lung_mask: np.ndarray | None
+    covered: float
+
+
+def _labels_on(scan: Scan, grid: Grid) -> np.ndarray | None:
+    if scan.lung_mask is None:
+        return None
+    mask = read_mask(scan.lung_mask)
+    if mask.values.max() > 2:
+        raise InputError(
+            f"lung mask {scan.lung_mask} holds label {mask.values.max()}; use 1 right and 2 left"
+        )
+    return resample(mask, grid, order=0, fill=0)
+
+
+def _to_grid(scan: Scan, ct: Volume, grid: Grid, settings: RecordSettings) -> OnGrid:
+    hu = np.rint(resample(ct, grid, antialias=settings.antialias)).astype(np.int16)
+    pa, lat = line_integrals(
+        hu, spacing_mm=settings.spacing_mm, mu_water_per_mm=settings.mu_water_per_mm
+    )
+    return OnGrid(hu, pa, lat, _labels_on(scan, grid), coverage(ct.grid, grid))
+
+
+def read_on_grid(scan: Scan, grid: Grid, settings: RecordSettings) -> OnGrid:
+    """The scan as it lies on a working grid."""
+    return _to_grid(scan, read_ct(scan.ct), grid, settings)
+
+
+def _priors_by_grid(scans: Sequence[Scan], spacing_mm: float) -> list[tuple[Grid, list[Scan]]]:
+    """The distinct working grids of the scans, each with the scans that live on it."""
+    found: list[tuple[Grid, list[Scan]]] = []
+    for scan in scans:
+        grid = working_grid(read_grid(scan.ct), spacing_mm)
+        for known, members in found:
+            if same_grid(known, grid):
+                members.append(scan)
+                break
+        else:
+            found.append((grid, [scan]))
+    return found
+
+
+def whole_case(pair: Pair, prior: OnGrid, target: OnGrid, grid: Grid) -> Case:
+    """The case of a pair whose scans lie on `grid`, the prior's working grid."""
+    first, second = pair
+    if target.covered == 0:
+        raise InputError(
+            f"{second.ct} does not overlap {first.ct} in scanner coordinates; pair only scans of "
+            "one frame, or register them first"
+        )
+    return Case(
+        case_id=f"{first.subject}__{first.scan}__{second.scan}",
+        subject=first.subject,
+        prior_scan=first.scan,
+        target_scan=second.scan,
+        stage=first.stage,
+        position=first.position,
+        prior_ventilation=first.ventilation,
+        target_ventilation=second.ventilation,
+        prior_hu=prior.hu,
+        target_hu=target.hu,
+        xray_pa=target.xray_pa,
+        xray_lat=target.xray_lat,
+        prior_xray_pa=prior.xray_pa,
+        prior_xray_lat=prior.xray_lat,
+        affine_lps=grid.affine_lps,
+        volume_shape_zyx=grid.shape_zyx,
+        prior_lung_mask=prior.lung_mask,
+        target_lung_mask=target.lung_mask,
+    )
+
+
+def block_of(case: Case, start: Corner, block: int) -> Case:
+    """The block of a whole case that begins at `start`, without lung masks."""
+    shape = [min(n, block) for n in case.volume_shape_zyx]
+    assert case.target_hu is not None
+    return dataclasses.replace(
+        case,
+        prior_hu=crop(case.prior_hu, start, shape, fill=AIR_HU),
+        target_hu=crop(case.target_hu, start, shape, fill=AIR_HU),
+        block_start_zyx=start,
+        prior_lung_mask=None,
+        target_lung_mask=None,
+    )
+
+
+class _Shard:
+    """A shard being written, and the sums over what went into it."""
+
+    def __init__(self, folder: Path, name: str, split: str, settings: RecordSettings):
+        from array_record.python.array_record_module import ArrayRecordWriter
+
+        self.path, self.split, self.settings = folder / name, split, settings
+        self.writer = ArrayRecordWriter(str(self.path), WRITER_OPTIONS)
+        self.subject, self.cases, self.records = "", 0, 0
+        self.sums = np.zeros(2)
+        self.voxels, self.least_coverage = 0, 1.0
+
+    def add(self, case: Case, covered: float) -> None:
+        self.subject, self.cases = case.subject, self.cases + 1
+        self.least_coverage = min(self.least_coverage, covered)
+        blocks = [case]
+        if self.split == "train":
+            corners = block_corners(case.volume_shape_zyx, self.settings.block)
+            blocks = [block_of(case, start, self.settings.block) for start in corners]
+        for block in blocks:
+            self.writer.write(encode_case(block))
+            self.records += 1
+            if self.split == "train":
+                self._add_residual(block)
+
+    def _add_residual(self, block: Case) -> None:
+        # Whole HU in float64: the sums are exact, in whatever order and number of threads.
+        low, high = self.settings.window_hu
+        assert block.target_hu is not None
+        flat = np.clip(block.target_hu.ravel(), low, high).astype(np.float64)
+        flat -= np.clip(block.prior_hu.ravel(), low, high)
+        self.sums += (flat.sum(), flat @ flat)
+        self.voxels += flat.size
+
+    def close(self) -> ShardSummary:
+        self.writer.close()
+        return ShardSummary(
+            name=self.path.name,
+            split=self.split,
+            subject=self.subject,
+            cases=self.cases,
+            records=self.records,
+            size_bytes=self.path.stat().st_size,
+            sha256=sha256_of(self.path),
+            residual_sum=self.sums[0] / UNIT_HU,
+            residual_square_sum=self.sums[1] / UNIT_HU**2,
+            voxels=self.voxels,
+            least_coverage=self.least_coverage,
+        )
+
+
+def sha256_of(path: Path) -> str:
+    """The hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_group(group: Group, settings: RecordSettings, folder: Path) -> list[ShardSummary]:
+    """Writes the group's shards; every scan is read and resampled once for each distinct grid."""
+    shards = {s: _Shard(folder, n, s, settings) for s, n in group.shard_of_split.items()}
+    for grid, priors in _priors_by_grid(group.scans, settings.spacing_mm):
+        pairs = [(p, t) for p, t in itertools.product(priors, group.scans) if p is not t]
+        pairs = [(pair, split) for pair in pairs if (split := split_of_pair(pair))]
+        wanted = {scan for pair, _ in pairs for scan in pair}
+        on_grid = {s: read_on_grid(s, grid, settings) for s in group.scans if s in wanted}
+        for pair, split in pairs:
+            prior, target = (on_grid[scan] for scan in pair)
+            shards[split].add(whole_case(pair, prior, target, grid), target.covered)
+    return [shard.close() for shard in shards.values()]
