@@ -1,0 +1,100 @@
+"""Which scans are made of which pig, and which pig is in which split.
+
+Every block (one stage and position) starts with PEEP 3, 8 and 13 at one tidal volume and both
+phases, so that the paper's two protocols exist for every pig: the opposite phase, and PEEP 3 to 8
+and 3 to 13 at the same phase and tidal volume.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from .traits import generator
+
+PHASES = ("expiration", "inspiration")
+BLOCKS = tuple(product(("early", "stabilised"), ("supine", "prone")))
+CORE_PEEP = (3, 8, 13)
+MORE_PEEP = (5, 10, 15)
+TIDAL_VOLUMES = (6, 8, 10, 12)
+CORE_SCANS = len(CORE_PEEP) * len(PHASES)
+MOST_SCANS = len(BLOCKS) * len(CORE_PEEP + MORE_PEEP) * len(TIDAL_VOLUMES) * len(PHASES)
+_DESIGN, _SPLIT, _ROTATION = 4, 5, 6
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """One ventilator setting of a pig; both phases of it share one mechanics solution."""
+
+    stage: str
+    position: str
+    peep_cmh2o: int
+    tidal_volume_ml_kg: int
+
+
+@dataclass(frozen=True)
+class PlannedScan:
+    setting: Setting
+    phase: str
+
+    @property
+    def name(self) -> str:
+        s, end = self.setting, "ei" if self.phase == "inspiration" else "ee"
+        vent = f"peep{s.peep_cmh2o:02d}-vt{s.tidal_volume_ml_kg:02d}"
+        return f"{s.stage}-{s.position}-{vent}-{end}"
+
+
+def plan_scans(seed: int, index: int, count: int) -> list[PlannedScan]:
+    """The `count` scans of pig `index` (at least 6), grouped by setting."""
+    rng = generator(seed, index, _DESIGN)
+    blocks = _blocks(seed, index, min(len(BLOCKS), count // CORE_SCANS))
+    core: list[PlannedScan] = []
+    queues: list[list[PlannedScan]] = []
+    for stage, position in blocks:
+        volume = int(rng.choice(TIDAL_VOLUMES))
+        core += _both_phases([Setting(stage, position, p, volume) for p in CORE_PEEP])
+        queues.append(_both_phases(_more_settings(stage, position, volume, rng)))
+    extra = [
+        scan for turn in zip(*map(_pairs, queues), strict=True) for pair in turn for scan in pair
+    ]
+    return _grouped(core + extra[: count - len(core)])
+
+
+def _blocks(seed: int, index: int, count: int) -> list[tuple[str, str]]:
+    """Stage and position blocks; neighbours in a cohort start with different ones."""
+    order = generator(seed, 0, _ROTATION).permutation(len(BLOCKS))
+    return [BLOCKS[order[(index + k) % len(BLOCKS)]] for k in range(count)]
+
+
+def _more_settings(
+    stage: str, position: str, volume: int, rng: np.random.Generator
+) -> list[Setting]:
+    """Every other setting of a block in random order, those of the core's tidal volume first."""
+    others = [v for v in TIDAL_VOLUMES if v != volume]
+    near = [(p, volume) for p in MORE_PEEP] + [(p, v) for p in CORE_PEEP for v in others]
+    far = [(p, v) for p in MORE_PEEP for v in others]
+    order = [near[i] for i in rng.permutation(len(near))] + [far[i] for i in rng.permutation(9)]
+    return [Setting(stage, position, p, v) for p, v in order]
+
+
+def _both_phases(settings: list[Setting]) -> list[PlannedScan]:
+    return [PlannedScan(s, phase) for s in settings for phase in PHASES]
+
+
+def _pairs(scans: list[PlannedScan]) -> list[list[PlannedScan]]:
+    return [scans[i : i + 2] for i in range(0, len(scans), 2)]
+
+
+def _grouped(scans: list[PlannedScan]) -> list[PlannedScan]:
+    """Sorted by setting, so that a pair's mechanics are solved once."""
+    return sorted(scans, key=lambda scan: (scan.setting, scan.phase))
+
+
+def split_of_pigs(seed: int, pigs: int) -> list[str]:
+    """Split of every pig: about 70/10/20 train/val/test with at least one val and one test."""
+    test, val = max(1, round(0.2 * pigs)), max(1, round(0.1 * pigs))
+    order = generator(seed, 0, _SPLIT).permutation(pigs)
+    split = ["train"] * pigs
+    for rank, index in enumerate(order):
+        split[index] = "test" if rank < test else "val" if rank < test + val else "train"
+    return split
