@@ -9,7 +9,8 @@ ends, [-900, -500] HU, so its neighbours are open there: hyper < -900, poor (-50
 non > -100. Together they are the whole lung.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -94,6 +95,20 @@ def measure(
         volume_percent=volume_compartments(volume_hu, mask),
         mass_percent=mass_compartments(volume_hu, mask),
     )
+
+
+def mean_over_members(members: Sequence[Aeration]) -> Aeration:
+    """The mean of each measure over an ensemble's members.
+
+    Not the measures of the mean image: averaging CTs moves voxels between compartments.
+    """
+    if not members:
+        raise ValueError("an ensemble needs at least one member")
+    rows = [astuple(m) for m in members]
+    lung, gas, tissue, normal = np.mean([row[:4] for row in rows], axis=0).tolist()
+    by_volume, by_mass = (np.mean([row[i] for row in rows], axis=0).tolist() for i in (4, 5))
+    shares = Compartments(*by_volume), Compartments(*by_mass)
+    return Aeration(lung, gas, tissue, normal, *shares)
 
 
 def voxel_ml(spacing_zyx_mm: tuple[float, float, float]) -> float:

@@ -71,3 +71,16 @@ def test_unusable_lungs_are_refused() -> None:
         aeration.gas_volume_ml(volume, mask[:1], SPACING)
     with pytest.raises(ValueError, match="positive"):
         aeration.lung_volume_ml(mask, (2.0, 0.0, 2.0))
+
+
+def test_an_ensemble_is_averaged_over_members_not_over_voxels() -> None:
+    high, mask = lung([-950, -300])
+    low, _ = lung([-450, -300])
+    members = [aeration.measure(hu, mask, SPACING) for hu in (high, low)]
+    mean = aeration.mean_over_members(members)
+    assert mean.normally_aerated_percent == 0
+    assert aeration.measure((high + low) / 2, mask, SPACING).normally_aerated_percent == 50
+    assert dataclasses.astuple(mean.volume_percent) == (25, 0, 75, 0)
+    assert mean.gas_volume_ml == pytest.approx(np.mean([m.gas_volume_ml for m in members]))
+    with pytest.raises(ValueError, match="member"):
+        aeration.mean_over_members([])
