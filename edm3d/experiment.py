@@ -5,7 +5,7 @@ Takes sections of a config as plain mappings; `edm3d.train` and `edm3d.sample` s
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def objective_of(config: Section, info: DatasetInfo) -> Objective:
     edm = dict(config["edm"])
     measured = config["data"]["residual_scale"] == "measured"
     conditioning = Conditioning(
-        window_hu=tuple(info.window_hu),
+        window_hu=info.window_hu,
         residual_scale=edm["sigma_data"] / info.residual_std if measured else 1.0,
         **config["conditioning"],
     )
@@ -39,7 +39,7 @@ def model_of(section: Section) -> UNet:
     return UNet(**{**fields, "dtype": jnp.dtype(fields["dtype"]).type})
 
 
-def optimizer_of(config: Section) -> tuple[optax.GradientTransformation, optax.Schedule]:
+def optimizer_of(config: Section) -> tuple[optax.GradientTransformation, Callable]:
     """Adam with the learning rate's ramp, and the schedule alone for logging."""
     section = dict(config["optimizer"])
     schedule = learning_rate(

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from edm3d import command, experiment
 from edm3d.data.cases import DatasetInfo, read_cases, read_dataset_info
@@ -44,6 +44,8 @@ DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Join the other processes of this job (SLURM, Kubernetes, TPU pod)."
 )
 
+Config = Any  # an ml_collections.ConfigDict, whose fields a type checker cannot know
+
 
 @dataclass(frozen=True)
 class Trainer:
@@ -57,9 +59,7 @@ class Trainer:
     abstract: TrainState
 
 
-def build_trainer(
-    config: ConfigDict, objective: Objective, batch: dict[str, np.ndarray]
-) -> Trainer:
+def build_trainer(config: Config, objective: Objective, batch: dict[str, np.ndarray]) -> Trainer:
     """Shapes by `eval_shape`, shardings by rule, functions jitted with both; nothing is run yet.
 
     `batch` gives the shapes of a global batch on the wire.
@@ -83,7 +83,7 @@ def build_trainer(
     )
 
 
-def train(config: ConfigDict) -> None:
+def train(config: Config) -> None:
     """Trains until `config.train.steps` updates are made, or a signal asks for a stop."""
     records, run = Path(config.records), Path(config.run)
     info = read_dataset_info(records)
@@ -105,7 +105,7 @@ def train(config: ConfigDict) -> None:
 
 
 def _loop(
-    config: ConfigDict,
+    config: Config,
     trainer: Trainer,
     state: TrainState,
     checkpoints: Checkpoints,
@@ -150,7 +150,7 @@ def _loop(
     print(f"{end} after {step} updates; run folder {config.run}", flush=True)
 
 
-def _collect(measured: list[dict], section: ConfigDict, watch: Stopwatch, step: int) -> dict:
+def _collect(measured: list[dict], section: Config, watch: Stopwatch, step: int) -> dict:
     """Means of the last steps with their speed; ends a run that has lost its way."""
     values = summarise(measured)
     steps, seconds = watch.lap(step)
@@ -176,7 +176,7 @@ def _validate(
     return loss
 
 
-def _start(trainer: Trainer, checkpoints: Checkpoints, config: ConfigDict) -> TrainState:
+def _start(trainer: Trainer, checkpoints: Checkpoints, config: Config) -> TrainState:
     """The newest checkpoint's state, or a fresh one, born with its sharding."""
     step = checkpoints.latest_step()
     if step is None:
@@ -185,7 +185,7 @@ def _start(trainer: Trainer, checkpoints: Checkpoints, config: ConfigDict) -> Tr
     return checkpoints.restore(step, trainer.abstract)
 
 
-def _prepare_run_folder(run: Path, config: ConfigDict, records: Path) -> None:
+def _prepare_run_folder(run: Path, config: Config, records: Path) -> None:
     """Writes config and dataset.json; refuses a folder that another config or data set trained."""
     run.mkdir(parents=True, exist_ok=True)
     content = experiment.json_of(config.to_dict())
@@ -210,7 +210,7 @@ def _check_same_run(run: Path, content: dict, records: Path) -> None:
         )
 
 
-def _announce(config: ConfigDict, trainer: Trainer, first: int) -> None:
+def _announce(config: Config, trainer: Trainer, first: int) -> None:
     _, schedule = experiment.optimizer_of(config)
     steps = config.train.steps
     print(
@@ -238,7 +238,7 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
             signal.signal(s, handler)
 
 
-def _example(config: ConfigDict, info: DatasetInfo) -> dict[str, np.ndarray]:
+def _example(config: Config, info: DatasetInfo) -> dict[str, np.ndarray]:
     """Zeros in the shapes of a global batch; they take no memory."""
     case = read_cases(Path(config.records), "train")[0]
     one = patch_batch(case, info, start_zyx=(0, 0, 0), patch=config.patch)

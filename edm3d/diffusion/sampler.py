@@ -75,7 +75,8 @@ def sample(
         return x_next, None
 
     # index 0 is the latent's own stream; step i adds noise of stream i + 1
-    i, t, gamma = np.arange(1, len(sigmas)), *(np.float32(a) for a in (sigmas[:-1], gammas))
+    i = jnp.arange(1, len(sigmas))
+    t, gamma = (jnp.asarray(a, jnp.float32) for a in (sigmas[:-1], gammas))
     x = t[0] * standard_normal(keys, 0, shape)
     x, _ = jax.lax.scan(step, x, (i[:-1], t[:-1], t[1:], gamma[:-1]))
     # The step to sigma = 0 by Euler's rule is the denoiser's own output.

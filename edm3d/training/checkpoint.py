@@ -4,6 +4,7 @@ A checkpoint holds two parts, so that sampling reads the averaged weights alone:
 `ema` (those weights) and `training` (everything else of a `TrainState`).
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ class Checkpoints:
     """The checkpoints in one folder: the newest `keep` and, by Orbax's choice, none in between."""
 
     def __init__(self, folder: Path, *, keep: int = 2):
-        policy = ocp.training.preservation_policies.LatestN(keep)
+        # Orbax's policies do not match its own protocol for a type checker.
+        policy: Any = ocp.training.preservation_policies.LatestN(keep)
         self._checkpointer = ocp.training.Checkpointer(
-            folder.resolve(), preservation_policy=policy, cleanup_tmp_directories=True
+            str(folder.resolve()), preservation_policy=policy, cleanup_tmp_directories=True
         )
 
     def latest_step(self) -> int | None:
@@ -33,16 +35,16 @@ class Checkpoints:
         step = int(state.step)
         self._checkpointer.wait()
         if step != self.latest_step():
-            parts = {"ema": state.ema, "training": state.replace(ema=None)}
+            parts = {"ema": state.ema, "training": dataclasses.replace(state, ema=None)}
             self._checkpointer.save_checkpointables_async(step, parts, force=True)
         if wait:
             self._checkpointer.wait()
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:
         """The state saved at `step`, with the shapes and shardings of `abstract`."""
-        parts = {"ema": abstract.ema, "training": abstract.replace(ema=None)}
+        parts = {"ema": abstract.ema, "training": dataclasses.replace(abstract, ema=None)}
         loaded = self._checkpointer.load_checkpointables(step, parts)
-        return loaded["training"].replace(ema=loaded["ema"])
+        return dataclasses.replace(loaded["training"], ema=loaded["ema"])
 
     def close(self) -> None:
         """Waits for a save under way and lets go of the folder."""
@@ -59,7 +61,7 @@ def read_ema(run: Path, abstract: Any, step: int | None = None) -> tuple[int, An
     folder = run / "checkpoints"
     if not folder.is_dir():
         raise InputError(f"run folder {run} holds no checkpoint; train it first with edm3d.train")
-    with ocp.training.Checkpointer(folder.resolve()) as checkpointer:
+    with ocp.training.Checkpointer(str(folder.resolve())) as checkpointer:
         steps = [c.step for c in checkpointer.checkpoints]
         if not steps:
             raise InputError(f"{folder} holds no whole checkpoint; let edm3d.train run on")

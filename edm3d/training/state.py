@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +26,8 @@ SIGMA_EDGES = (0.05, 0.2, 0.8, 3.2)  # bins of the loss by noise level: below, b
 LITERAL_RAMP_SAMPLES = 10_000_000  # the learning-rate ramp of the EDM reference, in samples
 
 
-@flax.struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class TrainState:
     """Everything that a run must remember; all of it is checkpointed."""
 
@@ -85,14 +85,14 @@ class Ema:
 
 def learning_rate(
     peak: float, ramp_updates: int, *, batch_size: int, paper_literal: bool
-) -> optax.Schedule:
+) -> Callable[[Array | int], Array]:
     """Rises linearly over `ramp_updates`, or over the reference's ten million samples."""
     ramp = LITERAL_RAMP_SAMPLES / batch_size if paper_literal else ramp_updates
     return lambda step: peak * jnp.minimum((step + 1) / max(ramp, 1), 1.0)
 
 
 def init_state(
-    key: Array, objective: Objective, optimizer: optax.GradientTransformation, batch: Batch
+    key: Array, objective: Objective, optimizer: optax.GradientTransformation, batch: dict[str, Any]
 ) -> TrainState:
     """A fresh state; `batch` gives shapes only (trace it with `jax.eval_shape` for no memory)."""
     channels = 1 + len(objective.conditioning.channel_names)

@@ -1,0 +1,109 @@
+"""Channels: what a patch sees is what the whole volume sees there; HU survive the round trip."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from edm3d.diffusion.conditioning import (
+    Conditioning,
+    add_residual,
+    condition_channels,
+    scaled_residual,
+    unit_ct,
+)
+
+SPEC = Conditioning((-1024.0, 1024.0), residual_scale=4.0, xray_difference=True)
+SHAPE = (6, 8, 10)
+
+
+@pytest.fixture
+def whole():
+    rng = np.random.default_rng(0)
+    z, y, x = SHAPE
+    images = {"xray_pa": (z, x), "xray_lat": (z, y)}
+    images |= {f"prior_{name}": size for name, size in images.items()}
+    return {
+        "prior_hu": rng.integers(-1024, 1024, (1, *SHAPE)).astype(np.int16),
+        "target_hu": rng.integers(-1024, 1024, (1, *SHAPE)).astype(np.int16),
+        **{name: rng.normal(size=(1, *size)).astype(np.float32) for name, size in images.items()},
+        "ventilation": rng.uniform(-1, 1, (1, 6)).astype(np.float32),
+        "start": np.zeros((1, 3), np.float32),
+        "volume_shape": np.array([SHAPE], np.float32),
+    }
+
+
+def _crop(batch, start, size):
+    z, y, x = (slice(a, a + size) for a in start)
+    cut = dict(batch, start=np.array([start], np.float32))
+    for name in ("prior_hu", "target_hu"):
+        cut[name] = batch[name][:, z, y, x]
+    for name in ("xray_pa", "prior_xray_pa"):
+        cut[name] = batch[name][:, z, x]
+    for name in ("xray_lat", "prior_xray_lat"):
+        cut[name] = batch[name][:, z, y]
+    return cut
+
+
+def test_a_patch_sees_what_the_whole_volume_sees_there(whole):
+    start = (2, 3, 5)
+    all_channels = condition_channels(whole, SPEC)
+    patch = condition_channels(_crop(whole, start, 4), SPEC)
+    np.testing.assert_allclose(patch, all_channels[:, 2:6, 3:7, 5:9], atol=1e-6)
+
+
+def test_every_named_channel_is_there(whole):
+    for spec in (SPEC, Conditioning((-1024.0, 1024.0), 1.0, prior_ventilation=False)):
+        channels = condition_channels(whole, spec)
+        assert channels.shape == (1, *SHAPE, len(spec.channel_names))
+    assert len(Conditioning((-1024.0, 1024.0), 1.0).channel_names) == 12
+
+
+def test_coordinates_run_from_minus_one_to_one(whole):
+    z, y, x = np.moveaxis(np.asarray(condition_channels(whole, SPEC)[0, ..., -3:]), -1, 0)
+    for axis, c in enumerate((z, y, x)):
+        ends = np.take(c, [0, -1], axis=axis)
+        np.testing.assert_allclose(np.take(ends, 0, axis=axis), -1)
+        np.testing.assert_allclose(np.take(ends, 1, axis=axis), 1)
+        assert np.ptp(c, axis=axis).min() == pytest.approx(2)
+
+
+def test_scalars_fill_their_own_channel(whole):
+    channels = condition_channels(whole, SPEC)
+    names = SPEC.channel_names
+    order = ["peep", "tidal_volume", "phase", "prior_peep", "prior_tidal_volume", "prior_phase"]
+    for value, name in zip(whole["ventilation"][0], order, strict=True):
+        np.testing.assert_array_equal(channels[..., names.index(name)], value)
+
+
+def test_back_projection_is_the_adjoint_of_projection(whole):
+    """<A v, image> = <v, A^T image> for sums along y (PA) and x (lateral)."""
+    v = np.random.default_rng(1).normal(size=SHAPE)
+    channels = np.asarray(condition_channels(whole, SPEC)[0], np.float64)
+    for name, axis in (("xray_pa", 1), ("xray_lat", 2)):
+        back = channels[..., SPEC.channel_names.index(name)]
+        forward = np.sum(v.sum(axis) * whole[name][0])
+        assert np.sum(v * back) == pytest.approx(forward, rel=1e-5)
+
+
+def test_the_difference_to_the_prior_is_in_units_of_the_residual(whole):
+    """A residual that is constant along its rays equals its own back-projected difference."""
+    channels = condition_channels(whole, SPEC)
+    got = channels[..., SPEC.channel_names.index("xray_difference_lat")]
+    images = SPEC.residual_scale * (whole["xray_lat"] - whole["prior_xray_lat"])
+    np.testing.assert_allclose(got, np.broadcast_to(images[..., None], (1, *SHAPE)), atol=1e-6)
+
+
+def test_prior_plus_residual_is_the_target(whole):
+    x = scaled_residual(whole, SPEC)
+    hu = np.round(add_residual(whole["prior_hu"], x, SPEC))
+    np.testing.assert_array_equal(hu.astype(np.int16), whole["target_hu"])
+
+
+def test_hu_outside_the_window_are_clipped_and_never_scaled_by_volume():
+    hu = jnp.array([-3000, -1024, 0, 512, 3071], jnp.int16)
+    np.testing.assert_allclose(unit_ct(hu, (-1024.0, 1024.0)), [-1, -1, 0, 0.5, 1])
+
+
+def test_generated_hu_stay_inside_the_window(whole):
+    x = jnp.full((1, *SHAPE, 1), 100.0)
+    assert float(add_residual(whole["prior_hu"], x, SPEC).max()) == 1024.0

@@ -1,0 +1,158 @@
+"""The network's parts keep what they must keep, and its precision is where it should be."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from edm3d.diffusion.conv import conv3d_lax
+from edm3d.diffusion.unet import NormSiLU, UNet, downsample, sinusoid, stride, upsample
+
+
+def _network(widths, **changes):
+    fields = dict(
+        channels=widths.channels,
+        channel_mult=widths.channel_mult,
+        blocks=widths.blocks,
+        attention_levels=widths.attention_levels,
+    )
+    return UNet(**{**fields, **changes})
+
+
+def _inputs(widths):
+    n = widths.patch
+    x = jax.random.normal(jax.random.key(1), (2, n, n, n, 3))
+    return x, jnp.array([-1.0, 0.5])
+
+
+def _params(network, x, c_noise, scale=0.3):
+    """Random parameters: at its initial scale of 1e-5 a branch could be wrong unseen."""
+    shapes = jax.eval_shape(network.init, jax.random.key(0), x, c_noise)["params"]
+    leaves, tree = jax.tree.flatten(shapes)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    drawn = [scale * jax.random.normal(k, s.shape) for k, s in zip(keys, leaves, strict=True)]
+    return {"params": jax.tree.unflatten(tree, drawn)}
+
+
+def test_constants_stay_constant_through_down_and_up():
+    x = jnp.full((1, 8, 4, 6, 2), 3.25)
+    np.testing.assert_array_equal(upsample(downsample(x)), x)
+
+
+def test_down_undoes_up_and_keeps_the_mean():
+    x = jax.random.normal(jax.random.key(0), (2, 4, 2, 6, 3))
+    np.testing.assert_allclose(downsample(upsample(x)), x, atol=1e-6)
+    np.testing.assert_allclose(downsample(x).mean((1, 2, 3)), x.mean((1, 2, 3)), atol=1e-6)
+
+
+def test_upsampling_repeats_neighbours():
+    x = jnp.arange(8.0).reshape(1, 2, 2, 2, 1)
+    up = upsample(x)[0, ..., 0]
+    np.testing.assert_array_equal(up[:2, 2:, :2], 2.0)
+    np.testing.assert_array_equal(up[2:, :2, 2:], 5.0)
+
+
+def test_stride_is_what_the_levels_halve():
+    assert [stride(levels) for levels in (1, 3, 4)] == [1, 4, 8]
+
+
+def test_a_fresh_network_answers_zero(widths):
+    network, (x, c_noise) = _network(widths), _inputs(widths)
+    out = network.apply(network.init(jax.random.key(0), x, c_noise), x, c_noise)
+    assert out.shape == (*x.shape[:-1], 1)
+    assert float(jnp.abs(out).max()) < 1e-3
+
+
+def test_the_noise_level_reaches_the_output(widths):
+    network, (x, c_noise) = _network(widths), _inputs(widths)
+    params = _params(network, x, c_noise)
+    apply = jax.jit(network.apply)
+    change = apply(params, x, c_noise) - apply(params, x, c_noise + 0.5)
+    assert float(jnp.abs(change).mean(axis=(1, 2, 3, 4)).min()) > 1e-4
+
+
+def test_each_sample_stands_alone(widths):
+    network, (x, c_noise) = _network(widths), _inputs(widths)
+    params = _params(network, x, c_noise)
+    apply = jax.jit(network.apply)
+    whole, second = apply(params, x, c_noise), apply(params, x[1:], c_noise[1:])
+    np.testing.assert_allclose(whole[1:], second, atol=1e-4)
+
+
+def test_convolutions_by_cpu_and_by_lax_give_one_network(widths):
+    x, c_noise = _inputs(widths)
+    networks = [_network(widths), _network(widths, conv3=conv3d_lax)]
+    params = _params(networks[0], x, c_noise)
+
+    def loss(p, network):
+        return jnp.sum(network.apply(p, x, c_noise) ** 2)
+
+    (a, da), (b, db) = (
+        jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, n) for n in networks
+    )
+    np.testing.assert_allclose(a, b, rtol=1e-4)
+    norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(db)))
+    for ga, gb in zip(jax.tree.leaves(da), jax.tree.leaves(db), strict=True):
+        np.testing.assert_allclose(ga, gb, atol=1e-4 * float(norm))
+
+
+def test_remat_changes_no_gradient(widths):
+    x, c_noise = _inputs(widths)
+    params = _params(_network(widths), x, c_noise)
+
+    def gradient(network):
+        return jax.jit(jax.grad(lambda p: jnp.sum(network.apply(p, x, c_noise) ** 2)))(params)
+
+    plain, remat = gradient(_network(widths)), gradient(_network(widths, remat=True))
+    norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(plain)))
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(remat), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * float(norm))
+
+
+def test_bfloat16_keeps_float32_parameters_and_output(widths):
+    network, (x, c_noise) = _network(widths, dtype=jnp.bfloat16), _inputs(widths)
+    params = network.init(jax.random.key(0), x, c_noise)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    random = _params(network, x, c_noise)
+    half = jax.jit(network.apply)(random, x, c_noise)
+    full = jax.jit(_network(widths).apply)(random, x, c_noise)
+    assert half.dtype == jnp.float32
+    # eight bits of mantissa through a dozen layers
+    assert float(jnp.std(half - full) / jnp.std(full)) < 0.05
+
+
+def test_group_norm_statistics_are_float32():
+    # Around 256 bfloat16 counts in twos: statistics in bfloat16 would be off by far more than 2 %.
+    x = (256 + 2 * jax.random.randint(jax.random.key(0), (1, 8, 8, 8, 4), 0, 4)).astype(
+        jnp.bfloat16
+    )
+    norm = NormSiLU(jnp.bfloat16, silu=False)
+    y = norm.apply(norm.init(jax.random.key(1), x), x).astype(jnp.float32)
+    assert float(jnp.std(y)) == pytest.approx(1, abs=0.02)
+    assert float(jnp.mean(y)) == pytest.approx(0, abs=0.02)
+
+
+def test_attention_stands_where_it_should(widths):
+    network, (x, c_noise) = _network(widths, blocks=2), _inputs(widths)
+    params = jax.eval_shape(network.init, jax.random.key(0), x, c_noise)["params"]
+    attending = {name for name, block in params.items() if any("Attention" in k for k in block)}
+    assert attending == {"enc1_block0", "enc1_block1", "mid0", "dec1_block2"}
+
+
+def test_dropout_acts_in_training_only(widths):
+    network, (x, c_noise) = _network(widths, dropout=0.5), _inputs(widths)
+    params = _params(network, x, c_noise)
+
+    def run(train, seed):
+        return network.apply(params, x, c_noise, train, rngs={"dropout": jax.random.key(seed)})
+
+    np.testing.assert_array_equal(run(False, 0), run(False, 1))
+    assert float(jnp.abs(run(True, 0) - run(True, 1)).max()) > 1e-3
+
+
+def test_sinusoid_tells_noise_levels_apart():
+    levels = jnp.log(jnp.geomspace(0.002, 80, 50)) / 4
+    e = sinusoid(levels, 64)
+    distance = jnp.linalg.norm(e[1:] - e[:-1], axis=1)
+    assert e.shape == (50, 64)
+    assert float(distance.min()) > 0.05
