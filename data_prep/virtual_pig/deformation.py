@@ -17,7 +17,7 @@ from .pig import LungState
 from .shape import Chest, Pose, cavity_coverage, pose_of_volume, to_reference
 
 FLOW_MM = 4.0
-FLOW_STEPS = 6
+FLOW_STEPS = 4
 MAX_PASSES = 4
 MEDIASTINUM_TOLERANCE_ML = 1.5
 _RATIO_BOUNDS = (0.15, 4.0)
@@ -143,7 +143,7 @@ def _wanted(state: LungState, domain: _Domain) -> tuple[np.ndarray, np.ndarray]:
     weights = interpolation(material.lattice, tuple(r[inside] for r in reference))
     ratio, held = sample([state.volume_ratio, material.mediastinum], weights)
     lung = (1 - held) * np.clip(ratio, *_RATIO_BOUNDS) * shrink
-    return _softened(lung, inside), _softened(held * shrink, inside)
+    return lung, held * shrink
 
 
 def _determinant(mapped: Points, step: float) -> np.ndarray:
@@ -151,14 +151,6 @@ def _determinant(mapped: Points, step: float) -> np.ndarray:
     (a, b, c), (d, e, f), (g, h, i) = (np.gradient(m, step) for m in mapped)
     det = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
     return np.clip(np.abs(det), 0.2, 5)
-
-
-def _softened(values: np.ndarray, inside: np.ndarray, sigma: float = 0.6) -> np.ndarray:
-    """Light smoothing of values `[n]` within the domain."""
-    field = np.zeros(inside.shape, np.float32)
-    field[inside] = values
-    weight = ndimage.gaussian_filter(inside.astype(np.float32), sigma, truncate=3)
-    return ndimage.gaussian_filter(field, sigma, truncate=3)[inside] / weight[inside]
 
 
 def _balanced(
