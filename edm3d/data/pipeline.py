@@ -150,10 +150,11 @@ def train_batches(
         g = (first_step + step) * batch + process_index * local + row
         return example_at(cases, info, g, patch=patch, seed=seed)
 
-    reading = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_READ_AHEAD_EXAMPLES)
     examples = grain.MapDataset.range(_ENDLESS).map(local_example)
     if not workers:
+        reading = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_READ_AHEAD_EXAMPLES)
         return cast(Iterator[Batch], iter(examples.to_iter_dataset(reading).batch(local)))
+    reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
     batches = examples.batch(local).to_iter_dataset(reading)
     return cast(Iterator[Batch], iter(batches.mp_prefetch(_worker_options(workers))))
 
