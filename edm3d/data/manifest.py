@@ -205,7 +205,7 @@ def _check_splits(scans: Sequence[Scan], faults: _Faults, one_subject: bool) -> 
     first: dict[str, Scan] = {}
     for scan in scans:
         begin = first.setdefault(scan.subject, scan)
-        if scan.split and begin.split and scan.split != begin.split:
+        if scan.split != begin.split and {scan.split, begin.split} <= set(SPLITS):
             mend = (
                 f"subject {scan.subject!r} is in {begin.split!r} (row {begin.row}); use one split"
             )

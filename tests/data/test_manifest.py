@@ -1,0 +1,227 @@
+import re
+
+import pytest
+
+from edm3d.data.manifest import (
+    assign_splits,
+    pair_scans,
+    read_manifest,
+    split_of_pair,
+)
+from edm3d.errors import InputError
+from tests.data.phantoms import COLUMNS, write_manifest
+
+GOOD = dict(
+    subject="pig1",
+    scan="s1",
+    stage="early",
+    position="supine",
+    phase="inspiration",
+    peep_cmh2o="5",
+    tidal_volume_ml_kg="8.5",
+    ct="a.nii.gz",
+    lung_mask="",
+    split="train",
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / f"{name}.nii.gz").touch()
+    return tmp_path
+
+
+def row(**changes):
+    return {**GOOD, **changes}
+
+
+def faults_of(path, **options) -> list[str]:
+    with pytest.raises(InputError) as caught:
+        read_manifest(path, **options)
+    return str(caught.value).splitlines()
+
+
+def test_a_right_row_becomes_a_scan(folder):
+    (scan,) = read_manifest(write_manifest(folder, [row(lung_mask="b.nii.gz")]))
+    assert (scan.row, scan.subject, scan.scan, scan.split) == (2, "pig1", "s1", "train")
+    assert (scan.ventilation.peep_cmh2o, scan.ventilation.tidal_volume_ml_kg) == (5.0, 8.5)
+    assert scan.ct == folder / "a.nii.gz" and scan.lung_mask == folder / "b.nii.gz"
+    assert scan.weight_kg is None and scan.xray_pa is None
+
+
+@pytest.mark.parametrize(
+    "column, value, mend",
+    [
+        ("phase", "inhale", "inspiration or expiration"),
+        ("stage", "late", "early or stabilised"),
+        ("position", "left", "supine or prone"),
+        ("split", "holdout", "train or val or test"),
+        ("peep_cmh2o", "five", "give a number"),
+        ("peep_cmh2o", "5,0", "decimal point"),
+        ("peep_cmh2o", "-1", "non-negative"),
+        ("peep_cmh2o", "nan", "give a number"),
+        ("peep_cmh2o", "1e999", "give a number"),
+        ("tidal_volume_ml_kg", "0", "positive"),
+        ("tidal_volume_ml_kg", "", "give a number"),
+        ("tidal_volume_ml_kg", "inf", "give a number"),
+        ("subject", "pig/1", "A-Z"),
+        ("subject", "<script>", "A-Z"),
+        ("subject", "..", "leading dot"),
+        ("subject", "a__b", "double underscore"),
+        ("subject", "=1+1", "A-Z"),
+        ("scan", "", "A-Z"),
+        ("scan", "x" * 65, "64"),
+        ("ct", "none.nii.gz", "no such file"),
+        ("ct", "", "give the path"),
+        ("ct", "../secret.nii.gz", "leaves the manifest's folder"),
+        ("ct", "/etc/hostname", "leaves the manifest's folder"),
+        ("ct", "a\0.nii.gz", "no such file"),
+        ("lung_mask", "none.nii.gz", "no such file"),
+    ],
+)
+def test_a_fault_names_row_column_value_and_mend(folder, column, value, mend):
+    path = write_manifest(folder, [row(scan="s0", ct="b.nii.gz"), row(**{column: value})])
+    (line,) = faults_of(path)
+    assert f"row 3, column {column} is {value!r}; " in line and mend in line
+
+
+def test_all_faults_come_at_once(folder):
+    path = write_manifest(
+        folder, [row(phase="x", peep_cmh2o="y"), row(scan="s/2", ct="missing.nii.gz")]
+    )
+    lines = faults_of(path)
+    assert [re.search(r"row (\d), column (\w+)", line).groups() for line in lines] == [
+        ("2", "peep_cmh2o"),
+        ("2", "phase"),
+        ("3", "scan"),
+        ("3", "ct"),
+    ]
+
+
+def test_faults_of_the_header(folder):
+    header = COLUMNS.replace("phase,", "").replace("lung_mask", "lungmask") + ",ct"
+    (folder / "m.csv").write_text(header + "\n")
+    lines = faults_of(folder / "m.csv")
+    assert any("no column 'phase'" in line for line in lines)
+    assert any("'ct' 2 times" in line for line in lines)
+    assert any("did you mean 'lung_mask'" in line for line in lines)
+
+
+def test_a_repeated_scan_and_a_repeated_file_are_faults(folder):
+    path = write_manifest(folder, [row(), row(), row(scan="s2", subject="pig2", ct="b.nii.gz")])
+    lines = faults_of(path)
+    assert len(lines) == 2 and "row 2 of subject 'pig1'" in lines[0] and "same file" in lines[1]
+
+
+def test_a_subject_in_two_splits_is_a_fault_unless_splits_hold_for_scans(folder):
+    path = write_manifest(folder, [row(), row(scan="s2", ct="b.nii.gz", split="test")])
+    (line,) = faults_of(path)
+    assert "row 3" in line and "'pig1' is in 'train' (row 2)" in line
+    assert len(read_manifest(path, same_subject_splits=True)) == 2
+
+
+def test_splits_are_filled_in_every_row_or_in_none(folder):
+    path = write_manifest(folder, [row(), row(scan="s2", ct="b.nii.gz", split="")])
+    (line,) = faults_of(path)
+    assert "row 3, column split" in line and "every row or in none" in line
+
+
+def test_paths_may_leave_the_folder_only_when_told(folder):
+    inner = folder / "inner"
+    inner.mkdir()
+    path = write_manifest(inner, [row(ct="../a.nii.gz")])
+    assert "--allow_outside" in faults_of(path)[0]
+    assert read_manifest(path, allow_outside=True)[0].ct == folder / "a.nii.gz"
+    (inner / "link.nii.gz").symlink_to(folder / "a.nii.gz")
+    assert "leaves" in faults_of(write_manifest(inner, [row(ct="link.nii.gz")]))[0]
+
+
+def test_bom_windows_lines_and_blank_rows_are_read(folder):
+    text = write_manifest(folder, [row(), row(scan="s2", ct="b.nii.gz")]).read_text()
+    lines = text.splitlines()
+    body = "\r\n".join([*lines[:2], "", "," * 9, lines[2]]) + "\r\n"
+    (folder / "w.csv").write_bytes(b"\xef\xbb\xbf" + body.encode())
+    assert [scan.row for scan in read_manifest(folder / "w.csv")] == [2, 5]
+
+
+@pytest.mark.parametrize(
+    "data, mend",
+    [
+        (b"", "empty"),
+        (b"\xff\xfe\x00", "no UTF-8"),
+        ((COLUMNS + "\n").encode(), "no rows"),
+        ((COLUMNS + '\n"pig').encode(), "no UTF-8 CSV"),
+    ],
+)
+def test_what_is_no_table_is_refused(folder, data, mend):
+    (folder / "m.csv").write_bytes(data)
+    assert mend in faults_of(folder / "m.csv")[0]
+    assert "does not exist" in faults_of(folder / "none.csv")[0]
+
+
+def test_too_many_cells_are_a_fault(folder):
+    path = write_manifest(folder, [row()])
+    path.write_text(path.read_text().rstrip() + ",extra\n")
+    assert "'extra'" in faults_of(path)[0]
+
+
+def cohort(folder, subjects, **changes):
+    rows = []
+    for subject in subjects:
+        for scan in ("x", "y", "z"):
+            name = f"{subject}{scan}.nii.gz"
+            (folder / name).touch()
+            rows.append(row(subject=subject, scan=scan, ct=name, **{"split": "", **changes}))
+    return rows
+
+
+def test_pairs_are_ordered_and_share_subject_stage_and_position(folder):
+    rows = cohort(folder, ["p", "q"])
+    rows[1]["stage"], rows[3]["position"] = "stabilised", "prone"
+    pairs = pair_scans(read_manifest(write_manifest(folder, rows)))
+    names = [(a.subject, a.scan, b.scan) for a, b in pairs]
+    assert names == [("p", "x", "z"), ("p", "z", "x"), ("q", "y", "z"), ("q", "z", "y")]
+
+
+def test_splits_go_by_subject_and_follow_the_seed(folder):
+    scans = read_manifest(write_manifest(folder, cohort(folder, [f"p{i}" for i in range(10)])))
+    splits = [
+        {s.subject: s.split for s in assign_splits(scans, seed, (0.7, 0.1, 0.2))}
+        for seed in (0, 0, 1)
+    ]
+    assert splits[0] == splits[1] != splits[2]
+    assert list(splits[0].values()).count("train") == 7
+    assert list(splits[0].values()).count("test") == 2
+    every = assign_splits(scans, 0, (0.7, 0.1, 0.2))
+    assert len({(s.subject, s.split) for s in every}) == 10
+
+
+def test_small_cohorts_fill_every_split_and_one_subject_trains(folder):
+    three = read_manifest(write_manifest(folder, cohort(folder, ["p", "q", "r"])))
+    assert {s.split for s in assign_splits(three, 0, (0.9, 0.05, 0.05))} == {"train", "val", "test"}
+    one = [s for s in three if s.subject == "p"]
+    assert {s.split for s in assign_splits(one, 0, (0.8, 0.1, 0.1))} == {"train"}
+    with pytest.raises(InputError, match="sum to 1"):
+        assign_splits(one, 0, (0.8, 0.8, 0.1))
+
+
+def test_given_splits_stay(folder):
+    scans = read_manifest(write_manifest(folder, cohort(folder, ["p", "q", "r"], split="val")))
+    assert assign_splits(scans, 0, (1.0, 0.0, 0.0)) == scans
+
+
+def test_a_held_back_scan_never_enters_training(folder):
+    rows = cohort(folder, ["p"])
+    for entry, split in zip(rows, ("train", "train", "test"), strict=True):
+        entry["split"] = split
+    scans = read_manifest(write_manifest(folder, rows), same_subject_splits=True)
+    splits = {(a.scan, b.scan): split_of_pair((a, b)) for a, b in pair_scans(scans)}
+    assert splits == {
+        ("x", "y"): "train",
+        ("y", "x"): "train",
+        ("x", "z"): "test",
+        ("y", "z"): "test",
+        ("z", "x"): None,
+        ("z", "y"): None,
+    }

@@ -1,0 +1,275 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edm3d.data.cases import read_cases, read_dataset_info
+from edm3d.data.manifest import read_manifest
+from edm3d.data.projection import line_integrals
+from edm3d.data.records import cases_of_manifest, check_settings, write_records
+from edm3d.data.volumes import Volume, read_ct, resample, working_grid, write_nifti
+from edm3d.errors import InputError
+from tests.data.phantoms import (
+    RANGES,
+    axial_grid,
+    chest,
+    settings,
+    write_cohort,
+    write_manifest,
+)
+
+REPOSITORY = Path(__file__).parents[2]
+CONFIG = """
+from ml_collections import ConfigDict
+
+
+def get_config():
+    data = dict(
+        spacing_mm=6.0,
+        window_hu=(-1024.0, 1024.0),
+        block=160,
+        antialias=False,
+        mu_water_per_mm=0.0206,
+        scalar_ranges=dict(peep_cmh2o=(3.0, 15.0), tidal_volume_ml_kg=(6.0, 12.0)),
+        split_fractions=dict(train=0.5, val=0.25, test=0.25),
+    )
+    return ConfigDict(dict(seed=0, data=data))
+"""
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cohort")
+    return write_cohort(folder, {"p": "train", "q": "train", "r": "val", "s": "test"})
+
+
+@pytest.fixture(scope="module")
+def records(cohort):
+    out = cohort.parent / "records"
+    write_records(read_manifest(cohort), out, settings(block=12), seed=0)
+    return out
+
+
+def test_counts_subjects_and_files_are_what_the_manifest_holds(records):
+    info = read_dataset_info(records)
+    assert info.subjects == {"train": ["p", "q"], "val": ["r"], "test": ["s"]}
+    # Three scans a subject give six pairs; (20, 26, 30) voxels of 4 mm are (16, 21, 24) of 5 mm.
+    assert info.counts["train"] == {"cases": 12, "records": 12 * 2 * 2 * 3}
+    assert info.counts["test"] == {"cases": 6, "records": 6}
+    assert {f.name for f in records.iterdir()} == {*info.files, "dataset.json"}
+    assert info.split_by == "subject" and info.scalar_ranges == RANGES
+
+
+def test_residual_std_is_that_of_the_training_records(records):
+    low, high = read_dataset_info(records).window_hu
+    residuals = [
+        np.clip(c.target_hu / 1024, low / 1024, high / 1024)
+        - np.clip(c.prior_hu / 1024, low / 1024, high / 1024)
+        for c in read_cases(records, "train")
+    ]
+    std = np.std(np.concatenate([r.ravel() for r in residuals]))
+    assert read_dataset_info(records).residual_std == pytest.approx(std, rel=1e-9)
+    assert std > 0.01
+
+
+def test_blocks_are_parts_of_the_volume_and_cover_it(records, cohort):
+    whole = {c.case_id: c for c in cases_of_manifest(cohort, read_dataset_info(records))}
+    covered = {}
+    for case in read_cases(records, "train"):
+        volume = whole[case.case_id]
+        part = tuple(
+            slice(a, a + n) for a, n in zip(case.block_start_zyx, case.prior_hu.shape, strict=True)
+        )
+        np.testing.assert_array_equal(case.prior_hu, volume.prior_hu[part])
+        np.testing.assert_array_equal(case.target_hu, volume.target_hu[part])
+        np.testing.assert_array_equal(case.xray_pa, volume.xray_pa)
+        assert max(case.prior_hu.shape) <= 12 and case.prior_lung_mask is None
+        covered.setdefault(case.case_id, np.zeros(volume.volume_shape_zyx, bool))[part] = True
+    assert len(covered) == 12 and all(mask.all() for mask in covered.values())
+
+
+def test_a_test_case_is_the_resampled_pair_with_xrays_of_the_target(records, cohort):
+    scans = {s.scan: s for s in read_manifest(cohort) if s.subject == "s"}
+    for case in read_cases(records, "test"):
+        prior, target = (read_ct(scans[n].ct) for n in (case.prior_scan, case.target_scan))
+        grid = working_grid(prior.grid, 5.0)
+        assert case.is_whole and case.volume_shape_zyx == grid.shape_zyx
+        np.testing.assert_allclose(case.affine_lps, grid.affine_lps)
+        np.testing.assert_allclose(case.target_hu, resample(target, grid), atol=0.5)
+        np.testing.assert_allclose(case.prior_hu, resample(prior, grid), atol=0.5)
+        views = (
+            line_integrals(case.target_hu, spacing_mm=5.0),
+            line_integrals(case.prior_hu, spacing_mm=5.0),
+        )
+        np.testing.assert_array_equal(case.xray_pa, views[0][0])
+        np.testing.assert_array_equal(case.xray_lat, views[0][1])
+        np.testing.assert_array_equal(case.prior_xray_pa, views[1][0])
+        np.testing.assert_array_equal(case.prior_xray_lat, views[1][1])
+        assert set(np.unique(case.target_lung_mask)) == {0, 1, 2}
+        assert case.target_ventilation == scans[case.target_scan].ventilation
+        assert case.prior_ventilation == scans[case.prior_scan].ventilation
+
+
+def test_the_target_comes_in_scanner_coordinates_to_the_priors_grid(tmp_path):
+    """Two scans of one body with different grids: their residual is interpolation and no shift."""
+    shape = (24, 28, 32)
+    first = axial_grid(shape, 4.0, (-60.0, 10.0, 5.0))
+    smooth = Volume(chest(shape).astype(np.float32), first)
+    second = working_grid(axial_grid((20, 24, 28), 4.3, (-58.0, 13.0, 9.0)), 3.1)
+    write_nifti(tmp_path / "a.nii.gz", chest(shape), first)
+    write_nifti(tmp_path / "b.nii.gz", resample(smooth, second).round().astype(np.int16), second)
+    common = dict(subject="p", stage="early", position="prone", phase="inspiration")
+    common |= dict(peep_cmh2o=5, tidal_volume_ml_kg=8, split="train")
+    rows = [{**common, "scan": n, "ct": f"{n}.nii.gz"} for n in ("a", "b")]
+    scans = read_manifest(write_manifest(tmp_path, rows))
+    write_records(scans, tmp_path / "out", settings(), seed=0)
+    grids = set()
+    for case in read_cases(tmp_path / "out", "train"):
+        grids.add(case.volume_shape_zyx)
+        inside = (case.target_hu > -1024) & (case.prior_hu > -1024)
+        assert np.corrcoef(case.target_hu[inside], case.prior_hu[inside])[0, 1] > 0.97
+    assert len(grids) == 2
+
+
+def test_records_are_the_same_for_one_and_two_workers(records, cohort):
+    out = cohort.parent / "two_workers"
+    write_records(read_manifest(cohort), out, settings(block=12), seed=0, workers=2)
+    names = sorted(path.name for path in records.iterdir())
+    assert names == sorted(path.name for path in out.iterdir())
+    for name in names:
+        assert (records / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_splits_by_pair_hold_the_test_scan_out_of_training(tmp_path):
+    cohort = write_cohort(tmp_path, {"p": ""})
+    text = cohort.read_text().splitlines()
+    text[1:] = [
+        line + split for line, split in zip(text[1:], ("train", "train", "test"), strict=True)
+    ]
+    cohort.write_text("\n".join(text) + "\n")
+    scans = read_manifest(cohort, same_subject_splits=True)
+    info, _ = write_records(scans, tmp_path / "out", settings(), seed=0, split_by="pair")
+    assert info.split_by == read_dataset_info(tmp_path / "out").split_by == "pair"
+    trained = {
+        n for c in read_cases(tmp_path / "out", "train") for n in (c.prior_scan, c.target_scan)
+    }
+    assert trained == {"a", "b"}
+    assert {c.target_scan for c in read_cases(tmp_path / "out", "test")} == {"c"}
+
+
+def test_existing_records_are_kept_or_replaced_whole(tmp_path):
+    scans = read_manifest(write_cohort(tmp_path, {"p": "train"}))
+    out = tmp_path / "out"
+    write_records(scans, out, settings(), seed=0)
+    with pytest.raises(InputError, match="not empty"):
+        write_records(scans, out, settings(), seed=0)
+    before = (out / "dataset.json").read_bytes()
+    scans[0].ct.write_bytes(b"junk")
+    with pytest.raises(InputError, match="readable NIfTI"):
+        write_records(scans, out, settings(), seed=1, overwrite=True)
+    assert (out / "dataset.json").read_bytes() == before
+    write_records(scans[1:], out, settings(), seed=1, overwrite=True)
+    assert read_dataset_info(out).seed == 1
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+    with pytest.raises(InputError, match="holds no records"):
+        write_records(scans[1:], tmp_path, settings(), seed=1, overwrite=True)
+
+
+def test_a_fault_found_while_reading_leaves_nothing_behind(tmp_path):
+    scans = read_manifest(write_cohort(tmp_path, {"p": "train", "q": "train"}))
+    grid = axial_grid((20, 26, 30))
+    write_nifti(scans[4].ct, np.full(grid.shape_zyx, np.nan, np.float32), grid)
+    for workers in (1, 2):
+        with pytest.raises(InputError, match="NaN"):
+            write_records(scans, tmp_path / "out", settings(), seed=0, workers=workers)
+    assert not [p for p in tmp_path.iterdir() if "out" in p.name]
+
+
+def test_faults_of_scans_come_at_once_with_their_rows(tmp_path):
+    cohort = write_cohort(tmp_path, {"p": "train"})
+    cohort.write_text(cohort.read_text().replace(",3,8,", ",18,5,"))
+    scans = read_manifest(cohort)
+    scans[1].ct.write_bytes(bytes(128) + b"DICM")
+    with pytest.raises(InputError) as caught:
+        write_records(scans, tmp_path / "out", settings(), seed=0)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    assert "row 2, column peep_cmh2o is 18" in lines[0] and "3..15" in lines[0]
+    assert "row 2, column tidal_volume_ml_kg is 5" in lines[1]
+    assert "row 3" in lines[2] and "DICOM" in lines[2]
+
+
+def test_scans_of_different_frames_are_not_paired(tmp_path):
+    scans = read_manifest(write_cohort(tmp_path, {"p": "train"}))
+    write_nifti(scans[1].ct, chest((20, 26, 30)), axial_grid((20, 26, 30), origin=(9e3, 0, 0)))
+    with pytest.raises(InputError, match="does not overlap"):
+        write_records(scans, tmp_path / "out", settings(), seed=0)
+
+
+@pytest.mark.parametrize(
+    "changes, mend",
+    [
+        ({"spacing_mm": 0.0}, "positive"),
+        ({"spacing_mm": float("nan")}, "positive"),
+        ({"window_hu": (100.0, -100.0)}, "low and a higher"),
+        ({"block": 4}, "at least 8"),
+        ({"mu_water_per_mm": -1.0}, "positive"),
+    ],
+)
+def test_settings_that_build_nothing_are_refused(changes, mend):
+    with pytest.raises(InputError, match=mend):
+        check_settings(settings(**changes))
+
+
+def test_a_dataset_without_training_pairs_is_refused(tmp_path):
+    scans = read_manifest(write_cohort(tmp_path, {"p": "test"}))
+    with pytest.raises(InputError, match="no training pair"):
+        write_records(scans, tmp_path / "out", settings(), seed=0)
+
+
+def command(manifest, out, *more):
+    config = Path(manifest).with_name("config.py")
+    config.write_text(CONFIG)
+    script = str(REPOSITORY / "data_prep" / "build_records.py")
+    flags = [f"--manifest={manifest}", f"--out={out}", f"--config={config}", "--workers=1", *more]
+    return subprocess.run(
+        [sys.executable, script, *flags],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+
+
+def test_the_command_builds_records_and_says_what_it_made(tmp_path):
+    manifest = write_cohort(tmp_path, {name: "" for name in "pqrs"})
+    done = command(manifest, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    info = read_dataset_info(tmp_path / "out")
+    assert [len(info.subjects[s]) for s in ("train", "val", "test")] == [2, 1, 1]
+    assert "train: 2 subjects, 12 pairs" in done.stdout and "residual std" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "replace, flag, mend",
+    [
+        (("expiration", "exhale"), "", "inspiration or expiration"),
+        ((",ct,", ",file,"), "", "no column 'ct'"),
+        (("", ""), "--config.data.spacing_mm=-2", "positive"),
+        (("", ""), "--config.data.spacings=2", "spacing"),
+        (("", ""), "--same_subject_splits", "fill it for every scan"),
+    ],
+)
+def test_bad_input_ends_the_command_with_clear_lines_and_nothing_written(
+    tmp_path, replace, flag, mend
+):
+    manifest = write_cohort(tmp_path, {"p": ""})
+    manifest.write_text(manifest.read_text().replace(*replace))
+    done = command(manifest, tmp_path / "out", *filter(None, [flag]))
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if "error: " in line]
+    assert lines and mend in lines[0] and "Traceback" not in done.stderr
+    assert not [p for p in tmp_path.iterdir() if "out" in p.name]
