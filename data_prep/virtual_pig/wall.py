@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .lattice import Lattice, coverage, smooth_step
-from .mediastinum import paint
+from .mediastinum import paint, trachea_distance
 from .shape import Chest, Pose, spine_distance, taper
 
 MUSCLE_HU, FAT_HU, SKIN_HU = 57.0, -100.0, 10.0
@@ -57,7 +57,7 @@ def paint_wall(chest: Chest, fat: float, lattice: Lattice) -> np.ndarray:
     depth = r - taper(chest, z, WALL_TAPER_FLOOR) * rho
     frame = _Frame(chest, z, y, x, x / r, y / r, depth.astype(np.float32), lattice.size_mm)
     hu = _soft_layers(frame, wall_thickness(chest, fat, frame.sin, z), fat)
-    for layer in (_ribs, _vertebrae, _sternum, _scapulae):
+    for layer in (_ribs, _vertebrae, _sternum, _scapulae, _neck_airway):
         hu = layer(frame, hu)
     return hu.astype(np.float32)
 
@@ -116,3 +116,12 @@ def _scapulae(f: _Frame, hu: np.ndarray) -> np.ndarray:
     s = f.chest.scale
     there = (f.z > 45 * s) & (f.z < 140 * s) & (np.abs(f.cos) > 0.55) & (f.sin > -0.2)
     return paint(hu, coverage(np.abs(f.depth - 27 * s) - 2.2 * s, f.h) * there, 620)
+
+
+def _neck_airway(f: _Frame, hu: np.ndarray) -> np.ndarray:
+    """The trachea goes on above the cupula: a wall of 2.2 mm (times scale) around gas."""
+    s = f.chest.scale
+    tube = trachea_distance(f.chest, (f.z, f.y, f.x))
+    above = f.z > f.chest.top - 30 * s
+    hu = paint(hu, coverage(tube, f.h) * above, 42)
+    return paint(hu, coverage(tube + 2.2 * s, f.h) * above, -995)

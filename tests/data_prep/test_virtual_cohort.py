@@ -76,8 +76,9 @@ def test_delivered_tidal_volume_is_near_the_set_one_and_seen_in_the_gas(cohort):
         delivered = float(row["tidal_volume_delivered_ml"])
         gained = float(truth[name[:-3] + "-ei"]["gas_ml"]) - float(row["gas_ml"])
         assert gained == pytest.approx(delivered, abs=max(8, 0.03 * delivered))  # 8 mm voxels
-        errors.append(delivered / float(row["tidal_volume_set_ml"]) - 1)
-    assert 0.005 < np.std(errors) < 0.08
+        if float(row["plateau_cmh2o"]) < 44.9:  # not at the pressure limit
+            errors.append(delivered / float(row["tidal_volume_set_ml"]) - 1)
+    assert len(errors) >= 3 and 0.005 < np.std(errors) < 0.08
 
 
 def test_files_are_stored_in_several_layouts_and_read_into_one(cohort):

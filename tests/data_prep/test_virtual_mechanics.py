@@ -52,6 +52,15 @@ def test_end_expiration_rests_at_peep(pig):
     assert b.transpulmonary_ee + pleural == pytest.approx(10, abs=0.01)
 
 
+def test_injured_lung_stays_partly_closed_and_peep_opens_it(pig):
+    """Units above their opening pressure at the plateau are open; others stay shut (Crotti 2001)."""
+    for stage in ("early", "stabilised"):
+        low, high = breath(pig, stage, 3, 8), breath(pig, stage, 13, 8)
+        assert low.open_ee <= low.open_ei < 0.95
+        assert high.open_ei > low.open_ei + 0.03
+    assert breath(pig, "healthy", 3, 8).open_ei > 0.99
+
+
 def test_prone_opens_more_of_the_injured_lung(pig):
     for stage in ("early", "stabilised"):
         assert (
