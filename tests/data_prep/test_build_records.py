@@ -63,16 +63,20 @@ def test_counts_subjects_and_files_are_what_the_manifest_holds(records):
     assert info.split_by == "subject" and info.scalar_ranges == RANGES
 
 
-def test_residual_std_is_that_of_the_training_records(records):
-    low, high = read_dataset_info(records).window_hu
+def assert_residual_std_is_direct(folder):
+    info = read_dataset_info(folder)
+    low, high = info.window_hu
     residuals = [
         np.clip(c.target_hu / 1024, low / 1024, high / 1024)
         - np.clip(c.prior_hu / 1024, low / 1024, high / 1024)
-        for c in read_cases(records, "train")
+        for c in read_cases(folder, "train")
     ]
     std = np.std(np.concatenate([r.ravel() for r in residuals]))
-    assert read_dataset_info(records).residual_std == pytest.approx(std, rel=1e-9)
-    assert std > 0.01
+    assert info.residual_std == pytest.approx(std, rel=1e-9) and std > 0.01
+
+
+def test_residual_std_is_that_of_the_training_records(records):
+    assert_residual_std_is_direct(records)
 
 
 def test_blocks_are_parts_of_the_volume_and_cover_it(records, cohort):
@@ -108,7 +112,9 @@ def test_a_test_case_is_the_resampled_pair_with_xrays_of_the_target(records, coh
         np.testing.assert_array_equal(case.xray_lat, views[0][1])
         np.testing.assert_array_equal(case.prior_xray_pa, views[1][0])
         np.testing.assert_array_equal(case.prior_xray_lat, views[1][1])
-        assert set(np.unique(case.target_lung_mask)) == {0, 1, 2}
+        middle = case.volume_shape_zyx[2] // 2
+        assert set(np.unique(case.target_lung_mask[..., :middle])) == {0, 1}
+        assert set(np.unique(case.prior_lung_mask[..., middle:])) == {0, 2}
         assert case.target_ventilation == scans[case.target_scan].ventilation
         assert case.prior_ventilation == scans[case.prior_scan].ventilation
 
@@ -132,6 +138,7 @@ def test_the_target_comes_in_scanner_coordinates_to_the_priors_grid(tmp_path):
         inside = (case.target_hu > -1024) & (case.prior_hu > -1024)
         assert np.corrcoef(case.target_hu[inside], case.prior_hu[inside])[0, 1] > 0.97
     assert len(grids) == 2
+    assert_residual_std_is_direct(tmp_path / "out")
 
 
 def test_records_are_the_same_for_one_and_two_workers(records, cohort):
