@@ -53,7 +53,7 @@ def test_end_expiration_rests_at_peep(pig):
 
 
 def test_injured_lung_stays_partly_closed_and_peep_opens_it(pig):
-    """Units above their opening pressure at the plateau are open; others stay shut (Crotti 2001)."""
+    """Units whose opening pressure exceeds the plateau stay shut (Crotti 2001)."""
     for stage in ("early", "stabilised"):
         low, high = breath(pig, stage, 3, 8), breath(pig, stage, 13, 8)
         assert low.open_ee <= low.open_ei < 0.95
