@@ -19,7 +19,7 @@ def ellipsoid(axes_mm: list[np.ndarray], centre: tuple, radii: tuple) -> np.ndar
 
 
 def chest(spacing: float, lung_hu: float = -700.0) -> tuple[np.ndarray, np.ndarray]:
-    """A noisy trunk `[z, y, x]` on a couch, with trachea, stomach bubble and two lungs; its mask."""
+    """A noisy trunk `[z, y, x]` on a couch with trachea, stomach bubble, two lungs; their mask."""
     lengths = (240.0, 240.0, 320.0)
     axes = [np.arange(spacing / 2, n, spacing) - n / 2 for n in lengths]
     z, y, x = np.meshgrid(*axes, indexing="ij")
@@ -149,7 +149,7 @@ def test_missing_lungmask_or_weights_is_one_clear_line(
     ct, grid = np.zeros((1, 2, 3)), oblique_grid()
     with pytest.raises(InputError, match="weights of lungmask's R231 are not in"):
         segmentation.lungmask_lungs(ct, grid)
-    with pytest.raises(InputError, match="nowhere.pth do not exist"):
+    with pytest.raises(InputError, match=r"nowhere\.pth do not exist"):
         segmentation.lungmask_lungs(ct, grid, modelpath="nowhere.pth")
     with pytest.raises(InputError, match="lungmask model is 'R999'"):
         segmentation.lungmask_lungs(ct, grid, modelname="R999")

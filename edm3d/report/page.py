@@ -1,0 +1,278 @@
+"""The report as one HTML file that opens from disk: tables, figures, cases and how it was made.
+
+Everything that comes from data is escaped; pictures are inlined. No script, no outside file.
+"""
+
+import base64
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from edm3d.comparison import CaseResult
+from edm3d.metrics.agreement import Regression
+from edm3d.report.style import CSS
+from edm3d.report.summary import (
+    ALL,
+    LUNG_VOLUME,
+    NORMALLY_AERATED,
+    PEEP_BOTH,
+    QUANTITIES,
+    TO_EXPIRATION,
+    TO_INSPIRATION,
+    Agreement,
+    GroupSummary,
+    MethodSummary,
+    Quantity,
+    verdict,
+)
+
+# What the paper prints (section 3): bias [95 % limits] and R².
+PAPER = {
+    (TO_INSPIRATION.key, LUNG_VOLUME.key): "3 [−67, 73] ml; R² > 0.98",
+    (TO_EXPIRATION.key, LUNG_VOLUME.key): "30 [−38, 100] ml; R² > 0.98",
+    (PEEP_BOTH.key, NORMALLY_AERATED.key): "−1 [−8, 6] %; R² > 0.91",
+}
+PAPER_NOTE = (
+    "The column 'Paper' holds the published numbers of ten real pigs. Other animals, settings and "
+    "lung masks make other limits: the columns cannot be ranked against each other."
+)
+NOT_A_DEVICE = "edm3d is a research tool, not a medical device: no decision on a patient from it."
+VIRTUAL = (
+    "Virtual cohort: these animals are simulated. The report tests the method on known truth and "
+    "is never evidence about real pigs or patients."
+)
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the page: file stem, PNG bytes and the words below it."""
+
+    name: str
+    png: bytes
+    caption: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a page shows."""
+
+    groups: tuple[GroupSummary, ...]
+    results: tuple[CaseResult, ...]
+    pictures: tuple[Picture, ...]
+    methods: str
+    remarks: tuple[str, ...]
+    virtual: bool
+
+
+def render(report: Report) -> str:
+    """The whole page as HTML text."""
+    overall = next(g for g in report.groups if g.key == ALL.key)
+    disclaimer = f"{VIRTUAL} {NOT_A_DEVICE}" if report.virtual else NOT_A_DEVICE
+    body = [
+        "<h1>Synthesised CT against original CT</h1>",
+        f'<p class="verdict">{escape(verdict(overall))}</p>',
+        _overview(overall),
+        f'<p class="note">{escape(disclaimer)}</p>',
+        *(f'<p class="note">{escape(remark)}</p>' for remark in report.remarks),
+        "<h2>Agreement by protocol</h2>",
+        f"<p>{escape(READING)}</p>",
+        f'<p class="note">{escape(PAPER_NOTE)}</p>',
+        *map(_group_section, report.groups),
+        "<h2>Figures</h2>",
+        *map(_figure, report.pictures),
+        "<h2>Cases</h2>",
+        _case_table(report.results),
+        "<h2>Methods</h2>",
+        f"<p>{escape(report.methods)}</p>",
+    ]
+    return _document("\n".join(body))
+
+
+READING = (
+    "Differences are method minus original. Bias and 95 % limits of agreement (bias ± 1.96 SD) "
+    "count every case alike, as the paper does, with the bias' 95 % confidence interval in round "
+    "brackets; the repeated-measures limits allow for several scans of one animal. CCC is Lin's "
+    "concordance. 'Change' compares the change from the prior with the true change: copying the "
+    "prior reaches a high R² of the values, but it knows nothing of the change."
+)
+
+
+def text_summary(groups: Sequence[GroupSummary]) -> str:
+    """The overview and the verdict for a terminal."""
+    overall = next(g for g in groups if g.key == ALL.key)
+    rows = [["", *(m.method for m in overall.methods)], *_overview_rows(overall)]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = [f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}" for row in rows]
+    return "\n".join([*lines, "", verdict(overall)])
+
+
+def _overview_rows(group: GroupSummary) -> list[list[str]]:
+    rows = []
+    for quantity in _quantities(group):
+        found = [m.agreement[quantity.key] for m in group.methods]
+        errors = [_number(a.mean_absolute_error) for a in found]
+        rows.append([f"{quantity.title}: mean absolute error ({quantity.unit})", *errors])
+        changes = [MISSING if a.change is None else _r2(a.change) for a in found]
+        rows.append([f"{quantity.title}: R² of the change", *changes])
+    maes = [_number(m.lung_mae_hu) for m in group.methods]
+    return [*rows, ["Mean absolute error in the lung (HU)", *maes]]
+
+
+def _overview(group: GroupSummary) -> str:
+    head = [f"{group.title}", *(m.method.capitalize() for m in group.methods)]
+    return _table(head, _overview_rows(group))
+
+
+def _group_section(group: GroupSummary) -> str:
+    head = [
+        "Quantity",
+        "Method",
+        "Mean abs. error",
+        "Bias (95 % CI) [95 % limits]",
+        "Repeated-measures limits",
+        "Slope; intercept",
+        "R²",
+        "CCC",
+        "Change: slope; R²",
+        "Paper",
+    ]
+    rows = [
+        _agreement_row(group, quantity, method)
+        for quantity in _quantities(group)
+        for method in group.methods
+    ]
+    notes = [
+        f"{quantity.title}, {m.method}: {note}."
+        for quantity in _quantities(group)
+        for m in group.methods
+        for note in m.agreement[quantity.key].notes
+    ]
+    voxels = _table(["Method", *VOXEL_HEAD], [_voxel_row(m) for m in group.methods])
+    listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    return (
+        f"<h3>{escape(group.title)}: {group.cases} cases, {group.subjects} subjects</h3>"
+        f"{_table(head, rows)}{voxels}" + (f'<ul class="note">{listed}</ul>' if listed else "")
+    )
+
+
+VOXEL_HEAD = (
+    "Lung MAE (HU)",
+    "Lung RMSE (HU)",
+    "Error of hyperaerated (% of volume)",
+    "of normally aerated",
+    "of poorly aerated",
+    "of non-aerated",
+)
+
+
+def _voxel_row(method: MethodSummary) -> list[str]:
+    values = (method.lung_mae_hu, method.lung_rmse_hu, *method.compartment_mae)
+    return [method.method, *map(_number, values)]
+
+
+def _agreement_row(group: GroupSummary, quantity: Quantity, method: MethodSummary) -> list[str]:
+    a = method.agreement[quantity.key]
+    is_model = method is group.methods[0]
+    return [
+        f"{quantity.title} ({quantity.unit})" if is_model else "",
+        method.method,
+        _number(a.mean_absolute_error),
+        _limits(a),
+        MISSING if a.repeated is None else _interval((a.repeated.lower, a.repeated.upper)),
+        MISSING if a.regression is None else _line(a.regression),
+        MISSING if a.regression is None else _r2(a.regression),
+        MISSING if a.concordance is None else _number(a.concordance, 3),
+        MISSING if a.change is None else f"{_number(a.change.slope, 2)}; {_r2(a.change)}",
+        PAPER.get((group.key, quantity.key), MISSING) if is_model else "",
+    ]
+
+
+def _limits(a: Agreement) -> str:
+    if a.bland_altman is None:
+        return "too few"
+    ba = a.bland_altman
+    low, high = ba.bias_ci
+    around = f"({_number(low)}, {_number(high)})"
+    return f"{_number(ba.bias)} {around} {_interval((ba.lower, ba.upper))}"
+
+
+def _line(fit: Regression) -> str:
+    return f"{_number(fit.slope, 2)}; {_number(fit.intercept)}"
+
+
+def _r2(fit: Regression) -> str:
+    return "undefined" if math.isnan(fit.r_squared) else _number(fit.r_squared, 3)
+
+
+def _interval(ends: tuple[float, float]) -> str:
+    return f"[{_number(ends[0])}, {_number(ends[1])}]"
+
+
+def _number(value: float, digits: int | None = None) -> str:
+    """A number as printed: whole from 100, one digit from 10, else two; a true minus sign."""
+    if math.isnan(value):
+        return "undefined"
+    if digits is None:
+        digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    text = f"{value:.{digits}f}"
+    return text[1:] if float(text) == 0 and text[0] == "-" else text.replace("-", "−")
+
+
+def _quantities(group: GroupSummary) -> list[Quantity]:
+    return [q for q in QUANTITIES if q.key in group.methods[0].agreement]
+
+
+def _case_table(results: Sequence[CaseResult]) -> str:
+    head = ["Case", "Subject", "Prior", "Target", "Lung MAE (HU)", "of the copy"]
+    head += [f"{q.title}: original, generated, prior ({_unit(q)})" for q in QUANTITIES]
+    ordered = sorted(results, key=lambda r: -r.generated_error.mae)
+    return _table(head, [_case_row(r) for r in ordered]) + (
+        '<p class="note">Cases of the largest error in the lung come first.</p>'
+    )
+
+
+def _unit(quantity: Quantity) -> str:
+    return "%" if quantity is NORMALLY_AERATED else quantity.unit
+
+
+def _case_row(r: CaseResult) -> list[str]:
+    settings = [
+        f"PEEP {v.peep_cmh2o:g}, V_T {v.tidal_volume_ml_kg:g} ml/kg, {v.phase}"
+        for v in (r.prior_ventilation, r.target_ventilation)
+    ]
+    triples = [
+        ", ".join(_number(q.of(a)) for a in (r.original, r.generated, r.prior)) for q in QUANTITIES
+    ]
+    errors = [_number(r.generated_error.mae), _number(r.prior_error.mae)]
+    place = f"{r.subject}, {r.stage}, {r.position}"
+    return [r.case_id, place, *settings, *errors, *triples]
+
+
+def _figure(picture: Picture) -> str:
+    data = base64.b64encode(picture.png).decode("ascii")
+    caption = escape(picture.caption)
+    return (
+        f'<figure><img src="data:image/png;base64,{data}" alt="{caption}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """An HTML table; every cell is text and escaped here."""
+    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    lines = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return (
+        f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+
+def _document(body: str) -> str:
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>edm3d report</title><style>{CSS}</style></head><body><main>\n"
+        f"{body}\n</main></body></html>\n"
+    )
