@@ -42,40 +42,50 @@ class PigJob:
 
 
 @dataclass(frozen=True)
-class Placement:
-    """How a pig lies in the scanner: voxel size and the offset of its frame, mm."""
+class Session:
+    """One stage and position of a pig, scanned without moving it: grid and place of every scan."""
 
-    spacing_zyx_mm: tuple[float, float, float]
-    offset_zyx_mm: tuple[float, float, float]
+    lattice: Lattice
+    affine_lps: np.ndarray  # [4, 4], voxel (x, y, z) to scanner LPS mm
 
 
-def place(job: PigJob) -> Placement:
-    """Voxel size and scanner offset of a pig, the same in all its scans."""
-    rng = generator(job.seed, job.index, _PLACE)
-    step = job.spacing_mm
-    z, y, x = (float(v) for v in rng.uniform((-300, -20, -15), (300, 20, 15)))
-    return Placement((step * float(rng.choice(SLICE_RATIOS)), step, step), (z, y, x))
+PlannedBreath = tuple[PlannedScan, Condition]
 
 
 def make_pig(job: PigJob) -> tuple[list[dict], list[dict]]:
     """Writes all scans of a pig; returns their rows of scans.csv and of truth.csv."""
     pig = build_pig(job.seed, job.index, detail_mm=min(4.0, max(1.0, job.spacing_mm)))
     (job.folder / job.subject).mkdir(parents=True)
-    planned = list(_scans(job, pig))
-    bottom = min(_bottom_mm(*scan) for scan in planned)
-    made = [_write(job, pig, bottom, *scan) for scan in planned]
-    scans, truths = zip(*made, strict=True)
-    return list(scans), list(truths)
+    scans, truths = [], []
+    for name, group in groupby(_breaths(job, pig), key=lambda one: one[0].setting.session):
+        planned = list(group)
+        session = _session(job, pig, name, planned)
+        for scan, condition in planned:
+            row, truth = _write(job, pig, session, scan, condition)
+            scans.append(row)
+            truths.append(truth)
+    return scans, truths
 
 
-def _scans(job: PigJob, pig: Pig) -> Iterator[tuple[PlannedScan, Condition]]:
+def _breaths(job: PigJob, pig: Pig) -> Iterator[PlannedBreath]:
+    """Every planned scan with the mechanics of its setting, solved once for both phases."""
     planned = plan_scans(job.seed, job.index, job.scans)
     for setting, scans in groupby(planned, key=lambda scan: scan.setting):
-        condition = ventilate(
-            pig, setting.stage, _delivered(job, pig, setting), prone=setting.position == "prone"
-        )
+        ventilator, prone = _delivered(job, pig, setting), setting.position == "prone"
+        condition = ventilate(pig, setting.stage, ventilator, prone=prone)
         for scan in scans:
             yield scan, condition
+
+
+def _session(job: PigJob, pig: Pig, name: str, planned: list[PlannedBreath]) -> Session:
+    """The grid all scans of a session share, its origin at random on the table."""
+    step = job.spacing_mm
+    ratio = float(generator(job.seed, job.index, _PLACE).choice(SLICE_RATIOS))
+    rng = generator(job.seed, job.index, _PLACE, *name.encode())
+    bottom = min(_bottom_mm(scan, condition) for scan, condition in planned)
+    lattice = scan_lattice(pig, bottom, (ratio * step, step, step), rng)
+    offset = rng.uniform((-300, -20, -15), (300, 20, 15))
+    return Session(lattice, lattice_affine(lattice, offset))
 
 
 def _bottom_mm(planned: PlannedScan, condition: Condition) -> float:
@@ -83,31 +93,25 @@ def _bottom_mm(planned: PlannedScan, condition: Condition) -> float:
     return cavity_bottom_mm(scan_pose(lung_state(condition, planned.phase)))
 
 
-def _key(scan: Setting | PlannedScan) -> list[int]:
-    """Whole numbers that name a setting or scan, for its generator."""
-    return list(repr(scan).encode())
-
-
 def _delivered(job: PigJob, pig: Pig, setting: Setting) -> Ventilator:
     """The ventilator as it runs: about 3 % off the set tidal volume."""
-    rng = generator(job.seed, job.index, _DELIVERY, *_key(setting))
+    rng = generator(job.seed, job.index, _DELIVERY, *setting.name.encode())
     error = 1 + DELIVERY_SPREAD * float(np.clip(rng.standard_normal(), -2.5, 2.5))
     volume_ml = setting.tidal_volume_ml_kg * pig.traits.weight_kg * error
     return Ventilator(float(setting.peep_cmh2o), volume_ml)
 
 
 def _write(
-    job: PigJob, pig: Pig, bottom_mm: float, planned: PlannedScan, condition: Condition
+    job: PigJob, pig: Pig, session: Session, planned: PlannedScan, condition: Condition
 ) -> tuple[dict, dict]:
-    rng = generator(job.seed, job.index, _SCANNER, *_key(planned))
-    placement = place(job)
-    lattice = scan_lattice(pig, bottom_mm, placement.spacing_zyx_mm, rng)
+    """Writes CT and mask of one scan; returns its row of scans.csv and of truth.csv."""
+    rng = generator(job.seed, job.index, _SCANNER, *planned.name.encode())
+    lattice, affine = session.lattice, session.affine_lps
     scan = render(lung_state(condition, planned.phase), lattice)
     check_lungs_inside(scan, f"{job.subject} {planned.name}")
     axes = str(rng.choice(STORED_AXES))
     ct = f"{job.subject}/{planned.name}.nii.gz"
     mask = f"{job.subject}/{planned.name}-lungs.nii.gz"
-    affine = lattice_affine(lattice, placement.offset_zyx_mm)
     store(job.folder / ct, acquire(scan.hu, lattice, rng), affine, axes)
     store(job.folder / mask, scan.labels, affine, axes)
     named = {"subject": job.subject, "scan": planned.name}
@@ -148,7 +152,7 @@ def _truth_row(pig: Pig, setting: Setting, condition: Condition, scan: Scan) -> 
     }
 
 
-def lattice_affine(lattice: Lattice, offset_zyx_mm: tuple[float, float, float]) -> np.ndarray:
+def lattice_affine(lattice: Lattice, offset_zyx_mm: np.ndarray) -> np.ndarray:
     """`[4, 4]` from voxel (x, y, z) to LPS mm."""
     affine = np.diag([*lattice.spacing_zyx_mm[::-1], 1.0])
     affine[:3, 3] = np.add(lattice.first_zyx_mm, offset_zyx_mm)[::-1]

@@ -31,6 +31,15 @@ class Setting:
     peep_cmh2o: int
     tidal_volume_ml_kg: int
 
+    @property
+    def session(self) -> str:
+        """Stage and position: what is scanned without moving the pig."""
+        return f"{self.stage}-{self.position}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.session}-peep{self.peep_cmh2o:02d}-vt{self.tidal_volume_ml_kg:02d}"
+
 
 @dataclass(frozen=True)
 class PlannedScan:
@@ -39,9 +48,7 @@ class PlannedScan:
 
     @property
     def name(self) -> str:
-        s, end = self.setting, "ei" if self.phase == "inspiration" else "ee"
-        vent = f"peep{s.peep_cmh2o:02d}-vt{s.tidal_volume_ml_kg:02d}"
-        return f"{s.stage}-{s.position}-{vent}-{end}"
+        return f"{self.setting.name}-{'ei' if self.phase == 'inspiration' else 'ee'}"
 
 
 def plan_scans(seed: int, index: int, count: int) -> list[PlannedScan]:

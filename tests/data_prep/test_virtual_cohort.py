@@ -104,16 +104,19 @@ def bone_is_dorsal(hu: np.ndarray) -> bool:
     return bone[:, ny // 2 :].sum() > 2 * bone[:, : ny // 2].sum()
 
 
-def test_lungs_of_a_pig_overlap_in_scanner_coordinates(cohort):
-    """Scans of one pig share the scanner's frame, though their grids start elsewhere."""
-    centres = {}
+def test_scans_of_a_session_share_one_grid_at_a_place_of_its_own(cohort):
+    """A pig is not moved within a stage and position, so a pair covers the same box."""
+    grids: dict[tuple, list] = {}
     for row in table(cohort / "scans.csv"):
-        mask = read_mask(cohort / row["lung_mask"])
-        index = np.argwhere(mask.values > 0).mean(0)[::-1]
-        centre = (mask.grid.affine_lps @ [*index, 1])[:3]
-        centres.setdefault(row["subject"], []).append(centre)
-    for own in centres.values():
-        assert np.ptp(own, axis=0).max() < 30
+        grid = read_ct(cohort / row["ct"]).grid
+        session = (row["subject"], row["stage"], row["position"])
+        grids.setdefault(session, []).append(grid)
+    for first, *others in grids.values():
+        for grid in others:
+            assert grid.shape_zyx == first.shape_zyx
+            np.testing.assert_allclose(grid.affine_lps, first.affine_lps, atol=1e-3)
+    origins = [own[0].affine_lps[:3, 3] for own in grids.values()]
+    assert len(np.unique(np.round(origins, 2), axis=0)) == len(grids)
 
 
 @pytest.mark.parametrize("count", [6, 7, 12, 20, 24, 28, MOST_SCANS])
