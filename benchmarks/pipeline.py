@@ -131,6 +131,7 @@ def origin() -> dict:
     return {
         "commit": commit.stdout.strip(),
         "cores": len(os.sched_getaffinity(0)),
+        "load_before": round(os.getloadavg()[0], 2),
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "patch": PATCH,
         "batch": BATCH,
@@ -142,6 +143,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="time for each row")
     parser.add_argument("--codecs", nargs="+", default=list(CODECS))
     arguments = parser.parse_args()
+    about = origin()
     columns = (
         "shape z y x",
         "codec",
@@ -154,7 +156,7 @@ def main() -> None:
     print(" ".join(f"{name:>16}" for name in columns))
     rows = [row for s in SHAPES for row in measure(s, arguments.codecs, arguments.seconds)]
     RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps({**origin(), "rows": rows}, indent=2) + "\n")
+    RESULT.write_text(json.dumps({**about, "rows": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

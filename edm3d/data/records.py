@@ -177,7 +177,6 @@ def _dataset_info(
 
 def _check_out(out: Path, overwrite: bool) -> None:
     if not out.exists():
-        out.parent.mkdir(parents=True, exist_ok=True)
         return
     if not out.is_dir():
         raise InputError(f"--out {out} is a file; give a folder")
@@ -186,6 +185,14 @@ def _check_out(out: Path, overwrite: bool) -> None:
             raise InputError(f"--out {out} is not empty; give another folder or pass --overwrite")
         if not (out / DATASET_FILE).is_file():
             raise InputError(f"--out {out} holds no records; only records are overwritten")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        fault = f"{folder.parent} cannot be written to ({error.strerror})"
+        raise InputError(f"{fault}; change --out") from error
 
 
 def _move_into_place(folder: Path, out: Path) -> None:
@@ -222,7 +229,7 @@ def write_records(
         raise InputError("the manifest has no training pair; give a subject two train scans")
     folder = out.with_name(f".{out.name}.part-{os.getpid()}")
     try:
-        folder.mkdir()
+        _make_folder(folder)
         shards = []
         for done in _run_groups(groups, settings, folder, workers):
             shards += done

@@ -4,10 +4,11 @@ A group is the scans of one subject, stage and position. Every scan of it is rea
 for each distinct working grid, however many pairs it is in. Read next: `edm3d.data.records`.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,6 +166,17 @@ def block_of(case: Case, start: Corner, block: int) -> Case:
     )
 
 
+@contextlib.contextmanager
+def _disk_faults(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # ArrayRecord tells of a full disk by RuntimeError
+        fault = str(error).splitlines()[0]
+        raise InputError(
+            f"{path} cannot be written ({fault}); free space or change --out"
+        ) from error
+
+
 class _Shard:
     """A shard being written, and the sums over what went into it."""
 
@@ -185,7 +197,8 @@ class _Shard:
             corners = block_corners(case.volume_shape_zyx, self.settings.block)
             blocks = [block_of(case, start, self.settings.block) for start in corners]
         for block in blocks:
-            self.writer.write(encode_case(block))
+            with _disk_faults(self.path):
+                self.writer.write(encode_case(block))
             self.records += 1
             if self.split == "train":
                 self._add_residual(block)
@@ -200,7 +213,8 @@ class _Shard:
         self.voxels += flat.size
 
     def close(self) -> ShardSummary:
-        self.writer.close()
+        with _disk_faults(self.path):
+            self.writer.close()
         return ShardSummary(
             name=self.path.name,
             split=self.split,

@@ -209,6 +209,29 @@ def test_faults_of_scans_come_at_once_with_their_rows(tmp_path):
     assert "row 3" in lines[2] and "DICOM" in lines[2]
 
 
+def test_an_out_that_cannot_be_written_is_refused(tmp_path):
+    scans = read_manifest(write_cohort(tmp_path, {"p": "train"}))
+    with pytest.raises(InputError, match=r"cannot be written to .* change --out"):
+        write_records(scans, scans[0].ct / "out", settings(), seed=0)
+    with pytest.raises(InputError, match="is a file"):
+        write_records(scans, scans[0].ct, settings(), seed=0)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    class FullDisk:
+        def __init__(self, path, options):
+            Path(path).touch()
+
+        def write(self, record):
+            raise RuntimeError("write() failed: No space left on device\nmore")
+
+    monkeypatch.setattr("array_record.python.array_record_module.ArrayRecordWriter", FullDisk)
+    scans = read_manifest(write_cohort(tmp_path, {"p": "train"}))
+    with pytest.raises(InputError, match=r"No space left on device\); free space"):
+        write_records(scans, tmp_path / "out", settings(), seed=0)
+    assert not [p for p in tmp_path.iterdir() if "out" in p.name]
+
+
 def test_scans_of_different_frames_are_not_paired(tmp_path):
     scans = read_manifest(write_cohort(tmp_path, {"p": "train"}))
     write_nifti(scans[1].ct, chest((20, 26, 30)), axial_grid((20, 26, 30), origin=(9e3, 0, 0)))
