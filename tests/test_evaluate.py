@@ -249,7 +249,7 @@ def test_few_constant_and_missing_cases_are_stated(
     assert metrics["remarks"][0] == "2 of 12 test cases sampled."
     volume = metrics["groups"]["all"]["model"]["agreement"]["lung_volume_ml"]
     assert volume["bland_altman"] is None and "too few" in volume["notes"][0]
-    assert "too few cases (2)" in (tmp_path / "report" / "report.html").read_text()
+    assert "Too few cases (2)" in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_a_generated_ct_without_lung_is_left_out_and_named(

@@ -29,6 +29,7 @@ DIFFERENCE_HU = (-500.0, 500.0)
 GREEN, RED = (0.1, 0.8, 0.2), (0.9, 0.15, 0.1)
 MODEL_COLOUR, COPY_COLOUR = "#1f5fa8", "#9a9a9a"
 DPI = 110
+TOO_FEW = "too few cases for limits or a regression"
 
 
 @dataclass(frozen=True)
@@ -73,17 +74,16 @@ def agreement_of_all(results: Sequence[CaseResult], quantity: Quantity) -> Figur
 def _agreement_figure(
     columns: Sequence[Sequence[CaseResult]], titles: Sequence[str], quantity: Quantity
 ) -> Figure:
-    figure = Figure(figsize=(5.2 * len(columns), 8.6), layout="constrained")
-    axes = figure.subplots(2, len(columns), squeeze=False)
-    for column, results, title in zip(axes.T, columns, titles, strict=True):
-        draws: list[Callable] = [_bland_altman, _regression]
+    wide = len(columns) == 1  # one group: A beside B; several: A above B, as in the paper
+    rows, across = (1, 2) if wide else (2, len(columns))
+    figure = Figure(figsize=(5.4 * across, 4.5 * rows), layout="constrained")
+    axes = figure.subplots(rows, across, squeeze=False)
+    draws: list[Callable] = [_bland_altman, _regression]
+    for column, results, title in zip(axes if wide else axes.T, columns, titles, strict=True):
         for letter, axis, draw in zip("AB", column, draws, strict=True):
-            axis.set_title(f"({letter}) {title}", fontsize=11)
+            found = draw(axis, results, quantity) if results else "no case"
+            axis.set_title(f"({letter}) {title}\n{found}", fontsize=10)
             axis.grid(alpha=0.25)
-            if results:
-                draw(axis, results, quantity)
-            else:
-                axis.text(0.5, 0.5, "no case", ha="center", transform=axis.transAxes)
     return figure
 
 
@@ -97,39 +97,42 @@ def _unit(quantity: Quantity) -> str:
     return "%" if quantity is NORMALLY_AERATED else quantity.unit
 
 
-def _bland_altman(axis: Axes, results: Sequence[CaseResult], quantity: Quantity) -> None:
+def _bland_altman(axis: Axes, results: Sequence[CaseResult], quantity: Quantity) -> str:
+    """Draws differences against means; returns bias and limits in words."""
     original, generated, prior = _values(results, quantity)
     axis.scatter((original + prior) / 2, prior - original, s=14, c=COPY_COLOUR, label="prior")
     mean, difference = (original + generated) / 2, generated - original
     axis.scatter(mean, difference, s=20, c=MODEL_COLOUR, label="generated")
-    if len(results) >= FEWEST_CASES:
-        ba = agreement.bland_altman(generated, original)
-        axis.axhline(ba.bias, color=RED, lw=1.4)
-        for limit in (ba.lower, ba.upper):
-            axis.axhline(limit, color=RED, lw=1.2, ls=":")
-        text = f"bias {ba.bias:.3g}, limits [{ba.lower:.3g}, {ba.upper:.3g}]"
-        axis.text(0.02, 0.02, text, transform=axis.transAxes, fontsize=9, color=RED)
     axis.axhline(0, color="black", lw=0.6)
     axis.set_xlabel(f"Mean of original and generated: {quantity.title} ({_unit(quantity)})")
     axis.set_ylabel(f"Generated - original ({quantity.unit})")
-    axis.legend(fontsize=8, loc="upper right")
+    axis.legend(fontsize=8)
+    if len(results) < FEWEST_CASES:
+        return TOO_FEW
+    ba = agreement.bland_altman(generated, original)
+    axis.axhline(ba.bias, color=RED, lw=1.4)
+    for limit in (ba.lower, ba.upper):
+        axis.axhline(limit, color=RED, lw=1.2, ls=":")
+    return f"bias {ba.bias:.3g}, 95 % limits [{ba.lower:.3g}, {ba.upper:.3g}] {quantity.unit}"
 
 
-def _regression(axis: Axes, results: Sequence[CaseResult], quantity: Quantity) -> None:
+def _regression(axis: Axes, results: Sequence[CaseResult], quantity: Quantity) -> str:
+    """Draws generated against original values; returns the fitted line in words."""
     original, generated, prior = _values(results, quantity)
     axis.scatter(original, prior, s=14, c=COPY_COLOUR, label="prior")
     axis.scatter(original, generated, s=20, c=MODEL_COLOUR, label="generated")
     ends = np.array([original.min(), original.max()])
     axis.plot(ends, ends, color="black", lw=0.6, label="identity")
-    if len(results) >= FEWEST_CASES and np.ptp(original) > 0:
-        fit = agreement.linear_regression(original, generated)
-        axis.plot(ends, fit.slope * ends + fit.intercept, color=RED, lw=1.4)
-        r2 = "undefined" if np.isnan(fit.r_squared) else f"{fit.r_squared:.3f}"
-        text = f"y = {fit.slope:.2f} x {fit.intercept:+.3g}, R² = {r2}"
-        axis.text(0.98, 0.02, text, transform=axis.transAxes, fontsize=9, color=RED, ha="right")
     axis.set_xlabel(f"Original: {quantity.title} ({_unit(quantity)})")
     axis.set_ylabel(f"Generated ({_unit(quantity)})")
-    axis.legend(fontsize=8, loc="upper left")
+    axis.legend(fontsize=8)
+    if len(results) < FEWEST_CASES or np.ptp(original) == 0:
+        return TOO_FEW
+    fit = agreement.linear_regression(original, generated)
+    axis.plot(ends, fit.slope * ends + fit.intercept, color=RED, lw=1.4)
+    r2 = "undefined" if np.isnan(fit.r_squared) else f"{fit.r_squared:.3f}"
+    sign = "+" if fit.intercept >= 0 else "-"
+    return f"y = {fit.slope:.2f} x {sign} {abs(fit.intercept):.3g}, R² = {r2}"
 
 
 def aeration_overlay(picture: CasePicture) -> Figure:

@@ -5,7 +5,7 @@ Everything that comes from data is escaped; pictures are inlined. No script, no 
 
 import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -24,6 +24,8 @@ from edm3d.report.summary import (
     GroupSummary,
     MethodSummary,
     Quantity,
+    count,
+    predicts_no_change,
     verdict,
 )
 
@@ -43,6 +45,14 @@ VIRTUAL = (
     "is never evidence about real pigs or patients."
 )
 MISSING = "–"
+READING = (
+    "Differences are method minus original. Bias and 95 % limits of agreement (bias ± 1.96 SD) "
+    "count every case alike, as the paper does, with the bias' 95 % confidence interval in round "
+    "brackets; the repeated-measures limits allow for several scans of one animal. CCC is Lin's "
+    "concordance. 'Change' compares the change from the prior with the true change; slope 1 and "
+    "R² 1 would be perfect. Copying the prior can reach a high R² of the values, yet predicts no "
+    "change."
+)
 
 
 @dataclass(frozen=True)
@@ -76,27 +86,18 @@ def render(report: Report) -> str:
         _overview(overall),
         f'<p class="note">{escape(disclaimer)}</p>',
         *(f'<p class="note">{escape(remark)}</p>' for remark in report.remarks),
+        "<h2>Figures</h2>",
+        *map(_figure, report.pictures),
         "<h2>Agreement by protocol</h2>",
         f"<p>{escape(READING)}</p>",
         f'<p class="note">{escape(PAPER_NOTE)}</p>',
         *map(_group_section, report.groups),
-        "<h2>Figures</h2>",
-        *map(_figure, report.pictures),
         "<h2>Cases</h2>",
         _case_table(report.results),
         "<h2>Methods</h2>",
         f"<p>{escape(report.methods)}</p>",
     ]
     return _document("\n".join(body))
-
-
-READING = (
-    "Differences are method minus original. Bias and 95 % limits of agreement (bias ± 1.96 SD) "
-    "count every case alike, as the paper does, with the bias' 95 % confidence interval in round "
-    "brackets; the repeated-measures limits allow for several scans of one animal. CCC is Lin's "
-    "concordance. 'Change' compares the change from the prior with the true change: copying the "
-    "prior reaches a high R² of the values, but it knows nothing of the change."
-)
 
 
 def text_summary(groups: Sequence[GroupSummary]) -> str:
@@ -114,7 +115,7 @@ def _overview_rows(group: GroupSummary) -> list[list[str]]:
         found = [m.agreement[quantity.key] for m in group.methods]
         errors = [_number(a.mean_absolute_error) for a in found]
         rows.append([f"{quantity.title}: mean absolute error ({quantity.unit})", *errors])
-        changes = [MISSING if a.change is None else _r2(a.change) for a in found]
+        changes = [_r2_of_change(a) for a in found]
         rows.append([f"{quantity.title}: R² of the change", *changes])
     maes = [_number(m.lung_mae_hu) for m in group.methods]
     return [*rows, ["Mean absolute error in the lung (HU)", *maes]]
@@ -130,7 +131,8 @@ def _group_section(group: GroupSummary) -> str:
         "Quantity",
         "Method",
         "Mean abs. error",
-        "Bias (95 % CI) [95 % limits]",
+        "Bias (95 % CI)",
+        "95 % limits",
         "Repeated-measures limits",
         "Slope; intercept",
         "R²",
@@ -143,18 +145,16 @@ def _group_section(group: GroupSummary) -> str:
         for quantity in _quantities(group)
         for method in group.methods
     ]
-    notes = [
-        f"{quantity.title}, {m.method}: {note}."
-        for quantity in _quantities(group)
-        for m in group.methods
-        for note in m.agreement[quantity.key].notes
-    ]
+    found = [a for m in group.methods for a in m.agreement.values()]
+    notes = dict.fromkeys(note for a in found for note in a.notes)  # each once, in order
     voxels = _table(["Method", *VOXEL_HEAD], [_voxel_row(m) for m in group.methods])
-    listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    return (
-        f"<h3>{escape(group.title)}: {group.cases} cases, {group.subjects} subjects</h3>"
-        f"{_table(head, rows)}{voxels}" + (f'<ul class="note">{listed}</ul>' if listed else "")
-    )
+    size = f"{count(group.cases, 'case')}, {count(group.subjects, 'subject')}"
+    noted = f'<p class="note">{escape(_sentences(notes))}</p>' if notes else ""
+    return f"<h3>{escape(group.title)} ({size})</h3>{_table(head, rows)}{voxels}{noted}"
+
+
+def _sentences(notes: Iterable[str]) -> str:
+    return " ".join(f"{note[0].upper()}{note[1:]}." for note in notes)
 
 
 VOXEL_HEAD = (
@@ -179,23 +179,23 @@ def _agreement_row(group: GroupSummary, quantity: Quantity, method: MethodSummar
         f"{quantity.title} ({quantity.unit})" if is_model else "",
         method.method,
         _number(a.mean_absolute_error),
-        _limits(a),
+        *_bias_and_limits(a),
         MISSING if a.repeated is None else _interval((a.repeated.lower, a.repeated.upper)),
         MISSING if a.regression is None else _line(a.regression),
         MISSING if a.regression is None else _r2(a.regression),
         MISSING if a.concordance is None else _number(a.concordance, 3),
-        MISSING if a.change is None else f"{_number(a.change.slope, 2)}; {_r2(a.change)}",
+        MISSING if a.change is None else f"{_number(a.change.slope, 2)}; {_r2_of_change(a)}",
         PAPER.get((group.key, quantity.key), MISSING) if is_model else "",
     ]
 
 
-def _limits(a: Agreement) -> str:
+def _bias_and_limits(a: Agreement) -> tuple[str, str]:
     if a.bland_altman is None:
-        return "too few"
+        return "too few", "too few"
     ba = a.bland_altman
     low, high = ba.bias_ci
     around = f"({_number(low)}, {_number(high)})"
-    return f"{_number(ba.bias)} {around} {_interval((ba.lower, ba.upper))}"
+    return f"{_number(ba.bias)} {around}", _interval((ba.lower, ba.upper))
 
 
 def _line(fit: Regression) -> str:
@@ -204,6 +204,12 @@ def _line(fit: Regression) -> str:
 
 def _r2(fit: Regression) -> str:
     return "undefined" if math.isnan(fit.r_squared) else _number(fit.r_squared, 3)
+
+
+def _r2_of_change(a: Agreement) -> str:
+    if a.change is None:
+        return MISSING
+    return "predicts none" if predicts_no_change(a.change) else _r2(a.change)
 
 
 def _interval(ends: tuple[float, float]) -> str:

@@ -27,6 +27,8 @@ th, td {
   padding: 0.3rem 0.65rem; border-bottom: 1px solid var(--line);
   text-align: left; vertical-align: top;
 }
+td { white-space: nowrap; }
+td:first-child, td:last-child { white-space: normal; min-width: 7rem; }
 th { background: var(--soft); font-weight: 600; }
 figure { margin: 1.2rem 0; }
 img { max-width: 100%; height: auto; background: #ffffff; }

@@ -186,7 +186,7 @@ def agree(results: Sequence[CaseResult], method: str, quantity: Quantity) -> Agr
     change = agreement.linear_regression(original - prior, found - prior)
     if np.isnan(regression.r):
         notes.append("correlation undefined: the values do not vary")
-    if np.isnan(change.r):
+    if np.isnan(change.r) and not predicts_no_change(change):
         notes.append("correlation of the change undefined: a change does not vary")
     return Agreement(
         n=len(results),
@@ -200,13 +200,18 @@ def agree(results: Sequence[CaseResult], method: str, quantity: Quantity) -> Agr
     )
 
 
+def predicts_no_change(change: Regression) -> bool:
+    """Whether the method left every value at the prior's."""
+    return change.slope == 0 and change.intercept == 0
+
+
 def _repeated(
     found: np.ndarray, original: np.ndarray, subjects: list[str]
 ) -> tuple[RepeatedLimits | None, list[str]]:
     if len(set(subjects)) < 2:
-        return None, ["one subject only: limits between subjects cannot be had"]
+        return None, ["one subject only: no limits for repeated measures"]
     if len(set(subjects)) == len(subjects):
-        return None, ["one case a subject: limits need no correction for repeated measures"]
+        return None, ["one case a subject: the limits need no correction for repeated measures"]
     return agreement.repeated_measures_limits(found, original, subjects), []
 
 
@@ -225,9 +230,10 @@ def verdict(summary: GroupSummary) -> str:
     return (
         f"{opening}: mean absolute {name} error {volume[0]:.0f} ml against {volume[1]:.0f} ml, "
         f"and mean absolute error in the lung {voxel[0]:.0f} HU against {voxel[1]:.0f} HU "
-        f"({_count(summary.cases, 'case')} of {_count(summary.subjects, 'subject')})."
+        f"({count(summary.cases, 'case')} of {count(summary.subjects, 'subject')})."
     )
 
 
-def _count(n: int, noun: str) -> str:
+def count(n: int, noun: str) -> str:
+    """`1 case`, `2 cases`."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
