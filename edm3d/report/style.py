@@ -12,7 +12,7 @@ body {
   margin: 0; background: var(--paper); color: var(--ink);
   font: 15px/1.5 system-ui, sans-serif;
 }
-main { max-width: 78rem; margin: 0 auto; padding: 1.5rem; }
+main { max-width: 86rem; margin: 0 auto; padding: 1.5rem; }
 h1 { font-size: 1.6rem; margin: 0 0 0.6rem; }
 h2 { font-size: 1.25rem; margin: 2.2rem 0 0.6rem; border-bottom: 1px solid var(--line); }
 h3 { font-size: 1.02rem; margin: 1.5rem 0 0.4rem; }
