@@ -4,7 +4,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from edm3d.errors import InputError
 
@@ -33,6 +33,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     """Runs `main(argv)` under absl; `InputError` ends it with one clear line and exit code 2."""
 
     def guarded(argv: list[str]) -> None:
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # libraries tell much; commands print their own
         with bad_input_exits_2():
             if len(argv) > 1:
                 raise InputError(f"argument {argv[1]!r} is not a flag; write --name=value")

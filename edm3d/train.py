@@ -76,7 +76,7 @@ def build_trainer(config: Config, objective: Objective, batch: dict[str, np.ndar
     return Trainer(
         mesh=mesh,
         shardings=shardings,
-        init=jax.jit(init, out_shardings=shardings),
+        init=jax.jit(init, out_shardings=shardings, compiler_options=_quick_compile()),
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, meshes.replicated(mesh))),
         validate=jax.jit(partial(validation_losses, objective=objective)),
         abstract=abstract_like(shapes, shardings),
@@ -236,6 +236,11 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
     finally:
         for s, handler in old.items():
             signal.signal(s, handler)
+
+
+def _quick_compile() -> dict[str, int] | None:
+    """What runs once need not be fast: on CPUs optimising it takes longer than running it."""
+    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
 
 
 def _example(config: Config, info: DatasetInfo) -> dict[str, np.ndarray]:

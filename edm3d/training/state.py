@@ -124,7 +124,7 @@ def train_step(
         return jnp.mean(losses), losses
 
     (loss, losses), gradient = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
-    gradient_norm = optax.global_norm(gradient)
+    gradient_norm = optax.tree.norm(gradient)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decay = ema.decay(state.step, b)

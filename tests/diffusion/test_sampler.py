@@ -126,8 +126,12 @@ def test_a_sample_depends_on_its_own_key_alone():
     np.testing.assert_allclose(alone[0], together[3], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize(("second_order", "steps", "calls"), [(True, 100, 199), (False, 100, 100)])
-def test_the_paper_s_200_calls_are_199(second_order, steps, calls):
+def test_the_paper_s_200_calls_are_199():
+    assert evaluations(100) == 199
+
+
+@pytest.mark.parametrize(("second_order", "steps", "calls"), [(True, 8, 15), (False, 8, 8)])
+def test_a_sample_takes_the_stated_calls(second_order, steps, calls):
     count = [0]
 
     def counting(x, sigma):

@@ -58,7 +58,8 @@ def test_stride_is_what_the_levels_halve():
 
 def test_a_fresh_network_answers_zero(widths):
     network, (x, c_noise) = _network(widths), _inputs(widths)
-    out = network.apply(network.init(jax.random.key(0), x, c_noise), x, c_noise)
+    params = jax.jit(network.init)(jax.random.key(0), x, c_noise)
+    out = jax.jit(network.apply)(params, x, c_noise)
     assert out.shape == (*x.shape[:-1], 1)
     assert float(jnp.abs(out).max()) < 1e-3
 
@@ -111,7 +112,7 @@ def test_remat_changes_no_gradient(widths):
 
 def test_bfloat16_keeps_float32_parameters_and_output(widths):
     network, (x, c_noise) = _network(widths, dtype=jnp.bfloat16), _inputs(widths)
-    params = network.init(jax.random.key(0), x, c_noise)
+    params = jax.eval_shape(network.init, jax.random.key(0), x, c_noise)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     random = _params(network, x, c_noise)
     half = jax.jit(network.apply)(random, x, c_noise)

@@ -1,0 +1,97 @@
+"""Every config loads, is locked against typos, and its network is the one it says."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import config_flags  # noqa: F401 - a missing package fails here by name
+
+from edm3d import experiment, train
+from edm3d.data.cases import DatasetInfo, ScalarRanges
+from edm3d.diffusion.conv import conv3d_lax
+from edm3d.generation import abstract_params
+from edm3d.training.mesh import batch_shardings
+from edm3d.training.state import parameter_count
+from tests.configurations import ROOT, load_config
+
+CONFIGS = sorted(p.name for p in (ROOT / "configs").glob("*.py"))
+
+
+def _info(config) -> DatasetInfo:
+    fields = {name: None for name in DatasetInfo.__dataclass_fields__}
+    ranges = {k: tuple(v) for k, v in config.data.scalar_ranges.items()}
+    return DatasetInfo(
+        **fields
+        | dict(window_hu=tuple(config.data.window_hu), spacing_mm=config.data.spacing_mm)
+        | dict(residual_std=0.1, scalar_ranges=ScalarRanges(**ranges))
+    )
+
+
+def _batch(config, sharding_of=None):
+    b, n = config.train.batch, config.patch
+    shapes = {
+        **{name: ((b, n, n, n), np.int16) for name in ("prior_hu", "target_hu")},
+        **{f"{p}xray_{v}": ((b, n, n), np.float32) for p in ("", "prior_") for v in ("pa", "lat")},
+        "ventilation": ((b, 6), np.float32),
+        "start": ((b, 3), np.float32),
+        "volume_shape": ((b, 3), np.float32),
+    }
+    shardings = sharding_of(shapes) if sharding_of else dict.fromkeys(shapes)
+    return {
+        name: jax.ShapeDtypeStruct(*shape, sharding=shardings[name])
+        for name, shape in shapes.items()
+    }
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_gives_a_network_of_its_patch(name):
+    config = load_config(name)
+    experiment.check_patch(config.patch, len(config.model.channel_mult))
+    objective = experiment.objective_of(config, _info(config))
+    batch = _batch(config)
+    losses = jax.eval_shape(
+        partial(objective.losses, train=True),
+        abstract_params(objective),
+        batch,
+        jax.ShapeDtypeStruct((config.train.batch,), np.float32),
+        jax.random.key(0),
+    )
+    assert losses.shape == (config.train.batch,)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_typo_in_a_config_field_is_refused(name):
+    config = load_config(name)
+    config.lock()
+    with pytest.raises(AttributeError, match="steps"):
+        config.train.step = 7
+
+
+def test_ards_is_the_paper_s_run():
+    config = load_config("ards.py")
+    objective = experiment.objective_of(config, _info(config))
+    shapes = abstract_params(objective)
+    # science notes: about 42 M parameters, about 12 input channels
+    assert parameter_count(shapes) == pytest.approx(42e6, rel=0.02)
+    assert 1 + len(objective.conditioning.channel_names) == 13
+    assert shapes["conv_in"]["kernel"].shape == (3, 3, 3, 13, 64)
+    paper = (config.patch, config.train.batch, config.train.steps, config.optimizer.learning_rate)
+    assert paper == (128, 24, 200_000, 5e-4)
+    assert (config.data.spacing_mm, config.schedule.steps) == (2.0, 100)
+    assert objective.conditioning.residual_scale == pytest.approx(5)
+
+
+def test_ards_compiles_for_eight_devices_with_gradient_reductions_only():
+    config = load_config("ards.py")
+    objective = experiment.objective_of(config, _info(config))
+    model = objective.model.clone(conv3=conv3d_lax)  # as on the accelerators it is meant for
+    objective = type(objective)(model, objective.conditioning)
+    trainer = train.build_trainer(config, objective, _batch(config))
+    batch = _batch(config, partial(batch_shardings, trainer.mesh))
+    lowered = trainer.step.lower(trainer.abstract, batch, jax.random.key(0))
+    compiled = lowered.compile(compiler_options={"xla_backend_optimization_level": 0}).as_text()
+    assert dict(trainer.mesh.shape) == {"data": 8, "space": 1}
+    assert "all-reduce" in compiled
+    for unwanted in ("all-gather(", "all-to-all(", "collective-permute("):
+        assert unwanted not in compiled

@@ -1,0 +1,164 @@
+"""Sampling a run: a volume depends on its seed, case and member alone, and lands on its prior."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+
+from edm3d import experiment
+from edm3d import sample as command
+from edm3d.data.cases import read_cases, read_dataset_info
+from edm3d.errors import InputError
+from edm3d.generation import Job, padded_shape
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _parsed_flags():
+    if not command.flags.FLAGS.is_parsed():
+        command.flags.FLAGS(["sample"])
+
+
+def _sample(run, out, **flags):
+    with flagsaver.flagsaver(**{"batch": 8, "members": 1, "limit": 1, **flags}):
+        command.sample(run, out)
+
+
+def _hu(path):
+    return np.asarray(nibabel.load(path).dataobj)
+
+
+@pytest.fixture(scope="module")
+def drawn(tiny_run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("samples")
+    _sample(tiny_run, out, members=3)
+    return next(out.iterdir())
+
+
+@pytest.fixture(scope="module")
+def case(tiny_records):
+    return read_cases(tiny_records, "test")[0]
+
+
+def test_the_output_overlays_the_prior(drawn, case):
+    image = nibabel.load(drawn / "generated.nii.gz")
+    assert image.get_data_dtype() == np.int16
+    ras_from_lps = np.diag([-1.0, -1.0, 1.0, 1.0])
+    np.testing.assert_allclose(image.affine, ras_from_lps @ case.affine_lps, atol=1e-4)
+    assert image.shape == case.prior_hu.shape[::-1]
+
+
+def test_members_mean_and_spread_agree(drawn):
+    members = np.stack([_hu(p) for p in sorted((drawn / "members").iterdir())]).astype(float)
+    assert len(members) == 3
+    assert np.abs(members[0] - members[1]).max() > 1
+    np.testing.assert_array_equal(_hu(drawn / "generated.nii.gz"), np.round(members.mean(0)))
+    np.testing.assert_allclose(_hu(drawn / "std.nii.gz"), members.std(0, ddof=1), atol=1e-3)
+
+
+def test_case_json_says_how_to_draw_it_again(drawn, case):
+    record = json.loads((drawn / "case.json").read_text())
+    assert record["case_id"] == case.case_id == drawn.name
+    assert (record["members"], record["nfe"], record["checkpoint_step"]) == (3, 5, 4)
+    assert record["solver"]["churn"]["s_churn"] == 0.0
+    assert len(record["input_sha256"]["prior_hu"]) == 64
+
+
+def test_a_member_is_the_same_drawn_alone(tiny_run, tmp_path, drawn, case):
+    _sample(tiny_run, tmp_path, members=1)
+    alone = _hu(tmp_path / case.case_id / "generated.nii.gz")
+    # one row of a batch of eight devices against another: float32 rounding, then whole HU
+    np.testing.assert_allclose(alone, _hu(drawn / "members/000.nii.gz"), atol=1)
+
+
+def test_another_seed_is_another_sample(tiny_run, tmp_path, drawn, case):
+    _sample(tiny_run, tmp_path, seed=5)
+    other = _hu(tmp_path / case.case_id / "generated.nii.gz")
+    assert np.abs(other - _hu(drawn / "members/000.nii.gz")).max() > 1
+
+
+def test_an_interrupted_batch_goes_on_where_it_stopped(tiny_run, tmp_path, capsys):
+    _sample(tiny_run, tmp_path, limit=1)
+    first = next(tmp_path.iterdir()) / "generated.nii.gz"
+    stamp = first.stat().st_mtime_ns
+    (next(tmp_path.iterdir()).parent / "torn").mkdir()  # a case folder without case.json is no case
+    _sample(tiny_run, tmp_path, limit=2)
+    assert "1 drawn before" in capsys.readouterr().out
+    assert first.stat().st_mtime_ns == stamp
+    assert len(list(tmp_path.glob("*/case.json"))) == 2
+
+
+def test_samples_of_other_settings_are_not_mixed(tiny_run, tmp_path):
+    _sample(tiny_run, tmp_path)
+    with pytest.raises(InputError, match="was drawn with seed 0, now it is 1"):
+        _sample(tiny_run, tmp_path, seed=1)
+
+
+def test_a_manifest_gives_the_same_case_as_its_records(tiny_run, tiny_records, tmp_path, drawn):
+    manifest = tiny_records.parent / "scans.csv"
+    info = read_dataset_info(tiny_records)
+    from edm3d.data.records import cases_of_manifest
+
+    cases = cases_of_manifest(manifest, info)
+    whole = next(c for c in cases if c.case_id == drawn.name)
+    recorded = next(c for c in read_cases(tiny_records, "test") if c.case_id == drawn.name)
+    np.testing.assert_array_equal(whole.prior_hu, recorded.prior_hu)
+    np.testing.assert_allclose(whole.xray_pa, recorded.xray_pa, rtol=1e-6)
+    _sample(tiny_run, tmp_path, manifest=str(manifest), limit=2)
+    assert len(list(tmp_path.glob("*/case.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        ({"nfe": 200}, "--nfe is 200, but N steps of Heun make 2N - 1 calls.*use 199 or 201"),
+        ({"nfe": 1}, "at least 3"),
+        ({"protocol": ["peep_4"]}, "--protocol is peep_4; choose of opposite_phase"),
+        ({"checkpoint_step": 3}, r"checkpoint step 3 is not in .*choose one of \[2, 4\]"),
+        ({"batch": 3}, "not divisible by 8 devices"),
+        ({"records": "nowhere"}, "does not exist"),
+    ],
+)
+def test_bad_flags_are_refused_and_nothing_is_written(tiny_run, tmp_path, flags, match):
+    with pytest.raises(InputError, match=match):
+        _sample(tiny_run, tmp_path / "out", **flags)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_trained_run_is_refused(tiny_run, tmp_path):
+    with pytest.raises(InputError, match="no run folder"):
+        _sample(tmp_path, tmp_path / "out")
+    for name in ("config.json", "dataset.json"):
+        (tmp_path / name).write_bytes((tiny_run / name).read_bytes())
+    with pytest.raises(InputError, match="holds no checkpoint; train it first"):
+        _sample(tmp_path, tmp_path / "out")
+
+
+def test_records_of_another_spacing_are_refused(tiny_run, tiny_records, tmp_path):
+    info = json.loads((tiny_records / "dataset.json").read_text())
+    (tmp_path / "dataset.json").write_text(json.dumps({**info, "spacing_mm": 4.0}))
+    with pytest.raises(InputError, match=r"spacing_mm 4\.0 mm, the run was trained with 8\.0 mm"):
+        _sample(tiny_run, tmp_path / "out", records=str(tmp_path))
+
+
+def test_euler_takes_the_calls_it_is_given(tiny_run):
+    config = experiment.read_run_config(tiny_run)
+    solver = command.solver_of(config, second_order=False, nfe=7, s_churn=2.0)
+    assert (solver.nfe, solver.steps, solver.churn.s_churn) == (7, 7, 2.0)
+    assert command.solver_of(config, second_order=True, nfe=7, s_churn=None).steps == 4
+
+
+def test_volumes_are_padded_to_what_the_network_can_halve():
+    assert padded_shape((30, 31, 40), patch=32, multiple=4) == (32, 32, 40)
+    assert padded_shape((33, 20, 20), patch=16, multiple=8) == (40, 24, 24)
+
+
+def test_jobs_of_a_short_last_batch_come_out_once(tiny_run, tiny_records, case):
+    config = experiment.read_run_config(tiny_run)
+    solver = command.solver_of(config, second_order=True, nfe=None, s_churn=None)
+    with flagsaver.flagsaver(batch=8):
+        drawer, _ = command._drawer(tiny_run, config, read_dataset_info(tiny_run), solver)
+    drawn = list(drawer.draw(Job(case, m) for m in range(10)))
+    assert [job.member for job, _ in drawn] == list(range(10))
+    assert {hu.shape for _, hu in drawn} == {case.prior_hu.shape}

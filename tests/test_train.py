@@ -1,0 +1,116 @@
+"""A run: it writes what it should, goes on where it stopped, bit for bit, and refuses bad input."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from edm3d import experiment
+from edm3d import train as command
+from edm3d.errors import InputError
+from edm3d.training.checkpoint import Checkpoints
+from tests.configurations import tiny_config
+
+
+def _final_state(config, steps):
+    """The checkpoint after `steps` updates as arrays."""
+    info = command.read_dataset_info(config.records)
+    objective = experiment.objective_of(config, info)
+    trainer = command.build_trainer(config, objective, command._example(config, info))
+    checkpoints = Checkpoints(Path(config.run) / "checkpoints")
+    state = checkpoints.restore(steps, trainer.abstract)
+    checkpoints.close()
+    return jax.device_get(state)
+
+
+def test_a_run_folder_holds_what_sampling_needs(tiny_run, tiny_records):
+    assert json.loads((tiny_run / "config.json").read_text())["patch"] == 8
+    assert (tiny_run / "dataset.json").read_bytes() == (tiny_records / "dataset.json").read_bytes()
+    assert sorted(p.name for p in (tiny_run / "checkpoints").iterdir()) == ["2", "4"]
+    assert list((tiny_run / "tensorboard").iterdir())
+    rows = [json.loads(line) for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert all(np.isfinite(row["loss"]) and row["patches_per_s"] > 0 for row in rows)
+    assert ["validation_loss" in row for row in rows] == [False, True, False, True]
+
+
+@pytest.mark.parametrize("stop", [1, 3])  # before the first checkpoint, between two
+def test_resume_is_bit_exact(tiny_run, tiny_records, widths, tmp_path, monkeypatch, stop):
+    """A SIGTERM after `stop` updates, then the same command again."""
+    config = tiny_config(widths, tiny_records, tmp_path / "run")
+    line = command.progress_line
+
+    def killing_line(step, *rest):
+        if step == stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return line(step, *rest)
+
+    monkeypatch.setattr(command, "progress_line", killing_line)
+    command.train(config)
+    rows = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    assert len(rows) == stop
+    monkeypatch.setattr(command, "progress_line", line)
+    command.train(config)
+
+    interrupted = _final_state(config, 4)
+    undisturbed = _final_state(tiny_config(widths, tiny_records, tiny_run), 4)
+    jax.tree.map(np.testing.assert_array_equal, interrupted, undisturbed)
+    rows = [json.loads(r) for r in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    whole = [json.loads(r) for r in (tiny_run / "metrics.jsonl").read_text().splitlines()]
+    assert [r["loss"] for r in rows] == [r["loss"] for r in whole]
+
+
+def test_a_run_that_lost_its_way_stops_with_its_checkpoint_unharmed(tiny_records, widths, tmp_path):
+    config = tiny_config(widths, tiny_records, tmp_path / "run")
+    config.optimizer.learning_rate = float("nan")
+    config.train.steps = 20
+    config.train.checkpoint_every = 1
+    config.train.stop_after_skipped = 3
+    with pytest.raises(InputError, match="not finite in 3 steps in a row"):
+        command.train(config)
+
+
+def _refused(config, match):
+    with pytest.raises(InputError, match=match) as caught:
+        command.train(config)
+    assert "\n" not in str(caught.value)
+    assert not Path(config.run).exists()
+
+
+def test_bad_configs_are_refused_before_anything_is_written(tiny_records, widths, tmp_path):
+    def config():
+        return tiny_config(widths, tiny_records, tmp_path / "refused")
+
+    odd = config()
+    odd.patch = 9
+    _refused(odd, r"patch 9 is not divisible by 2 \(= 2\*\*\(levels - 1\)\); use 8 or 10")
+    coarse = config()
+    coarse.data.spacing_mm = 4.0
+    _refused(coarse, "records have 8 mm voxels, the config says data.spacing_mm=4")
+    uneven = config()
+    uneven.train.batch = 12
+    _refused(uneven, "not divisible by the 8 devices")
+    nowhere = config()
+    nowhere.records = str(tmp_path / "nowhere")
+    _refused(nowhere, "does not exist")
+
+
+def test_records_of_another_schema_are_refused(tiny_records, widths, tmp_path):
+    records = tmp_path / "records"
+    records.mkdir()
+    info = json.loads((tiny_records / "dataset.json").read_text())
+    (records / "dataset.json").write_text(json.dumps({**info, "schema_version": 99}))
+    _refused(tiny_config(widths, records, tmp_path / "refused"), "schema of .* is 99")
+
+
+def test_a_run_folder_of_another_config_is_refused(tiny_run, tiny_records, widths):
+    config = tiny_config(widths, tiny_records, tiny_run)
+    config.model.channels = 8
+    before = (tiny_run / "config.json").read_bytes()
+    with pytest.raises(InputError, match="was trained with model"):
+        command.train(config)
+    assert (tiny_run / "config.json").read_bytes() == before
