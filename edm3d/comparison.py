@@ -57,7 +57,7 @@ class CaseResult:
     mae_region: str
 
 
-def compare_case(case: Case, folder: Path, masks: MaskSource) -> CaseResult:
+def compare_case(case: Case, folder: Path, masks: MaskSource, *, members: int) -> CaseResult:
     """Measures one case against its sample in `folder` (`generated.nii.gz`, `members/`).
 
     Aeration of an ensemble is the mean of its members' values; voxel errors are the mean image's.
@@ -70,7 +70,8 @@ def compare_case(case: Case, folder: Path, masks: MaskSource) -> CaseResult:
     generated = read_generated(case, folder / "generated.nii.gz")
     original_mask = lung_mask(case.target_hu, case, masks, "original")
     region, region_name = error_region(case, original_mask)
-    values = [measured(hu, case, masks, "generated") for hu in _members(case, folder, generated)]
+    volumes = [generated] if members == 1 else _members(case, folder, members)
+    values = [measured(hu, case, masks, "generated") for hu in volumes]
     return CaseResult(
         case_id=case.case_id,
         subject=case.subject,
@@ -128,12 +129,10 @@ def read_generated(case: Case, path: Path) -> np.ndarray:
     return volume.values
 
 
-def _members(case: Case, folder: Path, generated: np.ndarray) -> Iterator[np.ndarray]:
-    paths = sorted((folder / "members").glob("*.nii.gz"))
-    if not paths:
-        yield generated
-    for path in paths:
-        yield read_generated(case, path)
+def _members(case: Case, folder: Path, count: int) -> Iterator[np.ndarray]:
+    """The first `count` members: an interrupted run with more of them may have left others."""
+    for member in range(count):
+        yield read_generated(case, folder / "members" / f"{member:03}.nii.gz")
 
 
 def representative(results: Sequence[CaseResult]) -> CaseResult:

@@ -57,6 +57,7 @@ class Sample:
     """A complete sample folder and what its case.json says."""
 
     folder: Path
+    members: int
     record: dict[str, Any]
 
 
@@ -87,7 +88,8 @@ def read_sample(path: Path, case: Case) -> Sample:
     try:
         record = json.loads((path / "case.json").read_text(encoding="utf-8"))
         drawn_from = record.get("input_sha256", {}).get("prior_hu")
-    except (ValueError, AttributeError) as error:
+        members = int(record["members"])
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise InputError(
             f"{path / 'case.json'} is damaged ({error}); sample the case again"
         ) from error
@@ -96,7 +98,7 @@ def read_sample(path: Path, case: Case) -> Sample:
         raise InputError(
             f"sample {path} was drawn from another prior than the record's; sample it again"
         )
-    return Sample(path, record)
+    return Sample(path, members, record)
 
 
 def mask_source() -> MaskSource:
@@ -121,7 +123,9 @@ def measure(
     results, remarks = {}, []
     for index, sample in tqdm(samples.items(), unit="case"):
         try:
-            results[index] = comparison.compare_case(cases[index], sample.folder, masks)
+            results[index] = comparison.compare_case(
+                cases[index], sample.folder, masks, members=sample.members
+            )
         except NoLungError as error:
             remarks.append(f"Left out: {error}.")
     if not results:

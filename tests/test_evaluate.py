@@ -239,6 +239,23 @@ def test_ensembles_are_measured_by_member_and_voxels_by_their_mean(
     assert metrics["provenance"]["members"] == [2]
 
 
+def test_members_that_an_interrupted_larger_run_left_are_not_measured(
+    cases: list[Case], records: Path, tmp_path: Path
+) -> None:
+    case = cases[0]
+    assert case.target_hu is not None
+    for members in (1, 2):
+        samples = tmp_path / f"samples{members}"
+        write_sample(samples, case, [case.target_hu] * members)
+        left = samples / case.case_id / "members" / f"{members:03}.nii.gz"
+        write_nifti(left, case.prior_hu, case.grid)
+        metrics = evaluated(samples, records, tmp_path / f"report{members}")
+        volume = metrics["groups"]["all"]["model"]["agreement"]["lung_volume_ml"]
+        assert volume["mean_absolute_error"] == 0
+    (samples / case.case_id / "members" / "001.nii.gz").unlink()
+    assert "001.nii.gz does not exist" in refused(samples, records, tmp_path / "report3")
+
+
 def test_few_constant_and_missing_cases_are_stated(
     cases: list[Case], records: Path, tmp_path: Path
 ) -> None:
@@ -319,6 +336,15 @@ def test_a_report_is_replaced_only_when_asked(
     (other / "thesis.txt").touch()
     assert "other things" in refused(arguments[0], records, other, overwrite=True)
     assert (other / "thesis.txt").exists()
+
+
+def test_a_report_that_cannot_be_written_is_one_clear_line(
+    cases: list[Case], records: Path, tmp_path: Path
+) -> None:
+    write_sample(tmp_path / "samples", cases[0], [cases[0].target_hu])
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        evaluated(tmp_path / "samples", records, tmp_path / "file" / "report")
 
 
 def test_the_command_ends_with_the_report_or_with_exit_code_2(

@@ -34,13 +34,17 @@ def write_report(out: Path, report: Report, provenance: dict[str, Any]) -> Path:
     """Writes the folder beside `out`, puts it in its place; returns the path of report.html."""
     temporary = out.with_name(f".{out.name}.part-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
-    (temporary / "figures").mkdir(parents=True)
     try:
+        (temporary / "figures").mkdir(parents=True)
         for picture in report.pictures:
             (temporary / "figures" / f"{picture.name}.png").write_bytes(picture.png)
         for name, text in _texts(report, provenance).items():
             (temporary / name).write_text(text, encoding="utf-8")
         _replace(temporary, out)
+    except OSError as error:
+        raise InputError(
+            f"--out {out} cannot be written ({error.strerror}); free space or change --out"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out / "report.html"
