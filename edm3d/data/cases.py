@@ -222,9 +222,3 @@ def record_paths(folder: str | Path, split: str) -> list[Path]:
 def read_cases(folder: str | Path, split: str) -> CaseSequence:
     """The cases (train: blocks of cases) of a split, empty where the split is."""
     return CaseSequence(record_paths(folder, split))
-
-
-def in_unit(volume_hu: np.ndarray, window_hu: tuple[float, float]) -> np.ndarray:
-    """Unit CT: the volume clipped to the window, over 1024, float32."""
-    low, high = window_hu
-    return np.clip(volume_hu, low, high).astype(np.float32) / np.float32(UNIT_HU)

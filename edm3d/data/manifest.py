@@ -217,7 +217,8 @@ def read_manifest(
 ) -> list[Scan]:
     """The scans of a manifest; one `InputError` names every fault, a line each.
 
-    `same_subject_splits` lets the scans of one subject lie in different splits (see `split_pairs`).
+    `same_subject_splits` lets the scans of one subject lie in different splits: see
+    `split_of_pair`.
     """
     path = Path(path)
     header, rows = _read_rows(path)

@@ -75,8 +75,9 @@ def patch_batch(case: Case, info: DatasetInfo, *, start_zyx: Sequence[int], patc
     """One cubic crop as a batch of one; `start_zyx` is its corner in the whole volume.
 
     Outside the case's block the CTs are -1024 and the X-rays vacuum. No `target_hu` where the case
-    has none.
+    has none. Raises `InputError` for a patch that the records' blocks are too small for.
     """
+    _check_patch(case, info, patch)
     example = _example(case, info, start_zyx, (patch, patch, patch))
     return {name: value[None] for name, value in example.items()}
 

@@ -7,6 +7,7 @@ next: `edm3d.data.shards` (one group), `edm3d.data.pipeline` (how training reads
 
 import concurrent.futures
 import dataclasses
+import functools
 import itertools
 import math
 import multiprocessing
@@ -16,6 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import overload
+
+import numpy as np
 
 import edm3d
 from edm3d.data.cases import (
@@ -36,14 +39,17 @@ from edm3d.data.manifest import (
 )
 from edm3d.data.shards import (
     Group,
+    OnGrid,
     RecordSettings,
     ShardSummary,
     read_on_grid,
     whole_case,
     write_group,
 )
-from edm3d.data.volumes import read_grid, working_grid
+from edm3d.data.volumes import Grid, read_grid, working_grid
 from edm3d.errors import InputError
+
+_SCANS_KEPT = 16  # about 24 MB each for a whole chest at 2 mm
 
 
 def check_settings(settings: RecordSettings) -> None:
@@ -244,10 +250,14 @@ def write_records(
 
 
 class ManifestCases(Sequence[Case]):
-    """The whole cases of a manifest's pairs, each built from its files when it is asked for."""
+    """The whole cases of a manifest's pairs, each built from its files when it is asked for.
+
+    The last few scans are kept, since neighbouring pairs share them.
+    """
 
     def __init__(self, pairs: Sequence[Pair], settings: RecordSettings):
         self.pairs, self.settings = tuple(pairs), settings
+        self._kept = functools.lru_cache(maxsize=_SCANS_KEPT)(self._read)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -261,8 +271,14 @@ class ManifestCases(Sequence[Case]):
             return [self[i] for i in range(*index.indices(len(self)))]
         prior, target = self.pairs[index]
         grid = working_grid(read_grid(prior.ct), self.settings.spacing_mm)
-        first = read_on_grid(prior, grid, self.settings)
-        return whole_case((prior, target), first, read_on_grid(target, grid, self.settings), grid)
+        place = grid.shape_zyx, grid.affine_lps.tobytes()
+        first, second = (self._kept(scan, *place) for scan in (prior, target))
+        return whole_case((prior, target), first, second, grid)
+
+    def _read(self, scan: Scan, shape_zyx: tuple[int, int, int], affine_lps: bytes) -> OnGrid:
+        """A scan on the grid that shape and affine (as bytes, to be a cache's key) make."""
+        grid = Grid(shape_zyx, np.frombuffer(affine_lps).reshape(4, 4))
+        return read_on_grid(scan, grid, self.settings)
 
 
 def cases_of_manifest(

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edm3d.data.cases import Case, read_cases, read_dataset_info
+from edm3d.data.cases import read_cases, read_dataset_info
+from edm3d.data.grid import random_corner
 from edm3d.data.pipeline import patch_batch
 
 
@@ -23,10 +24,6 @@ def validation_batch(
     rows = []
     for index in chosen:
         case = cases[int(index)]
-        rows.append(patch_batch(case, info, start_zyx=_draw_start(case, patch, rng), patch=patch))
+        start = random_corner(case.volume_shape_zyx, patch, rng)
+        rows.append(patch_batch(case, info, start_zyx=start, patch=patch))
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-
-
-def _draw_start(case: Case, patch: int, rng: np.random.Generator) -> tuple[int, int, int]:
-    z, y, x = (int(rng.integers(0, max(n - patch, 0) + 1)) for n in case.volume_shape_zyx)
-    return z, y, x

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 FULL_RANGE_HU = 4095.0  # 12 bit of CT, -1024..3071
-LUNG_RANGE_HU = 1400.0  # a lung window, -1000..400
 
 
 @dataclass(frozen=True)

@@ -169,6 +169,8 @@ def test_a_small_volume_is_padded_and_a_small_block_is_refused(records):
     cases, info = read_cases(records, "train"), read_dataset_info(records)
     with pytest.raises(InputError, match=r"patch 14 is larger than the records' block 12"):
         example_at(cases, info, 0, patch=14, seed=0)
+    with pytest.raises(InputError, match=r"patch 14 is larger than the records' block 12"):
+        patch_batch(cases[0], info, start_zyx=(0, 0, 0), patch=14)
     small = [random_case((6, 20, 20))]
     example = example_at(small, INFO, 0, patch=16, seed=0)
     assert example["start"][0] == 0 and np.all(example["target_hu"][6:] == -1024)

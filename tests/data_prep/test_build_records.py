@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edm3d.data import shards
 from edm3d.data.cases import read_cases, read_dataset_info
 from edm3d.data.manifest import read_manifest
 from edm3d.data.projection import line_integrals
@@ -93,6 +94,19 @@ def test_blocks_are_parts_of_the_volume_and_cover_it(records, cohort):
         assert max(case.prior_hu.shape) <= 12 and case.prior_lung_mask is None
         covered.setdefault(case.case_id, np.zeros(volume.volume_shape_zyx, bool))[part] = True
     assert len(covered) == 12 and all(mask.all() for mask in covered.values())
+
+
+def test_the_pairs_of_a_manifest_share_the_reading_of_their_scans(records, cohort, monkeypatch):
+    read = []
+
+    def counting(scan, *rest):
+        read.append((scan.subject, scan.scan))
+        return shards.read_on_grid(scan, *rest)
+
+    monkeypatch.setattr("edm3d.data.records.read_on_grid", counting)
+    cases = cases_of_manifest(cohort, read_dataset_info(records))
+    assert len([case.case_id for case in cases]) == 24
+    assert len(read) == len(set(read)) == 12  # four subjects of three scans
 
 
 def test_a_test_case_is_the_resampled_pair_with_xrays_of_the_target(records, cohort):
