@@ -7,12 +7,8 @@ body, which compresses like a real scan with 18 HU of noise.
 """
 
 import argparse
-import importlib.metadata
 import itertools
-import json
-import os
 import statistics
-import subprocess
 import tempfile
 import time
 from contextlib import closing
@@ -20,6 +16,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+from provenance import origin, write_result
 from scipy import ndimage
 
 from edm3d.data import shards
@@ -35,7 +32,6 @@ CODECS = ("uncompressed", "zstd:1", "zstd:3")
 WORKERS = (0, 2)  # worker processes; 0 reads with threads
 BURST = 10  # batches
 SCANS = 5
-RESULT = Path(__file__).parent / "results" / "pipeline.json"
 
 
 def ct_like(shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:
@@ -114,33 +110,17 @@ def measure(shape: tuple[int, int, int], rounds: int) -> list[dict]:
     return rows
 
 
-def origin() -> dict:
-    """What the figures depend on beside the code."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=RESULT.parent.parent
-    )
-    packages = ("grain", "array-record", "numpy", "msgpack", "edm3d")
-    return {
-        "commit": commit.stdout.strip(),
-        "cores": len(os.sched_getaffinity(0)),
-        "load_before": round(os.getloadavg()[0], 2),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-        "patch": PATCH,
-        "batch": BATCH,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="bursts of each row")
     rounds = parser.parse_args().rounds
-    about = origin()
+    packages = ("grain", "array-record", "numpy", "msgpack", "edm3d")
+    about = origin(packages) | {"patch": PATCH, "batch": BATCH}
     columns = ["shape z y x", "codec", "worker processes", "MB a record", "write s a record"]
     columns += ["patches/s median", "patches/s best", "CPU ms a patch"]
     print(" ".join(f"{name:>18}" for name in columns))
     rows = [row for shape in SHAPES for row in measure(shape, rounds)]
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps({**about, "rows": rows}, indent=2) + "\n")
+    write_result("pipeline", {**about, "rows": rows})
 
 
 if __name__ == "__main__":

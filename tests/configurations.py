@@ -34,4 +34,5 @@ def tiny_config(widths, records: Path, run: Path) -> ConfigDict:
     config.train.validation_patches = 8
     config.train.checkpoint_every = 2
     config.schedule.steps = 3
+    config.schedule.sigma_max = 80.0
     return config

@@ -1,0 +1,13 @@
+# Makes .venv in the repository with edm3d and the pinned packages; sourced by the other scripts.
+# Installs again only when pyproject.toml or the pins have changed. PYTHON names another Python.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+stamp=".venv/installed-$(cat pyproject.toml launch/constraints.txt | sha256sum | cut -c1-16)"
+if [ ! -e "$stamp" ]; then
+    echo "installing edm3d into .venv"
+    "${PYTHON:-python3}" -m venv .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+        --constraint launch/constraints.txt --editable '.[dev]'
+    touch "$stamp"
+fi
+export PATH="$PWD/.venv/bin:$PATH"
