@@ -18,6 +18,8 @@ def bad_input_exits_2(*more: type[Exception]) -> Iterator[None]:
         yield
     except (InputError, *more) as error:
         text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+        if isinstance(error, OSError):  # a full disk, a folder that may not be written
+            text = f"{text}; look at the path, its permissions and the space left"
         for line in filter(None, (line.strip() for line in text.splitlines())):
             print(f"error: {line}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
@@ -35,7 +37,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     def guarded(argv: list[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # libraries tell much; commands print their own
-        with bad_input_exits_2():
+        with bad_input_exits_2(OSError):
             if len(argv) > 1:
                 raise InputError(f"argument {argv[1]!r} is not a flag; write --name=value")
             main(argv)

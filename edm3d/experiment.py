@@ -6,6 +6,7 @@ Takes sections of a config as plain mappings; `edm3d.train` and `edm3d.sample` s
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -61,18 +62,30 @@ def check_patch(patch: int, levels: int) -> None:
 
 
 def check_data(config: Section, info: DatasetInfo) -> None:
-    """Raises `InputError` where records were built with other geometry than the config states."""
+    """Raises `InputError` where records were built with other settings than the config states."""
     data = config["data"]
-    if abs(info.spacing_mm - data["spacing_mm"]) > 1e-6:
+    built = {
+        "spacing_mm": info.spacing_mm,
+        "window_hu": info.window_hu,
+        "block": info.block,
+        "antialias": info.antialias,
+        "mu_water_per_mm": info.geometry["mu_water_per_mm"],
+        "scalar_ranges": asdict(info.scalar_ranges),
+    }
+    for name, value in built.items():
+        if json_of(value) != (stated := json_of(_plain(data[name]))):
+            raise InputError(
+                f"records were built with data.{name}={value}, the config says {stated}; "
+                f"build records with this config, or change it"
+            )
+    if data["residual_scale"] not in ("measured", "none"):
         raise InputError(
-            f"records have {info.spacing_mm:g} mm voxels, the config says data.spacing_mm="
-            f"{data['spacing_mm']:g}; build records with this config, or change it"
+            f"data.residual_scale is {data['residual_scale']!r}; use 'measured' or 'none'"
         )
-    if tuple(info.window_hu) != tuple(data["window_hu"]):
-        raise InputError(
-            f"records have HU window {tuple(info.window_hu)}, the config says data.window_hu="
-            f"{tuple(data['window_hu'])}; build records with this config, or change it"
-        )
+
+
+def _plain(value: Any) -> Any:
+    return value.to_dict() if hasattr(value, "to_dict") else value
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -87,7 +100,7 @@ def read_run_config(run: Path) -> dict[str, Any]:
     path = run / "config.json"
     if not path.is_file():
         raise InputError(f"{run} is no run folder (no config.json); give the one edm3d.train wrote")
-    return json.loads(path.read_text())
+    return read_json(path)
 
 
 def json_of(config: Any) -> Any:
@@ -108,6 +121,7 @@ def check_same_geometry(run: DatasetInfo, records: DatasetInfo, folder: Path) ->
     for name, unit in (
         ("spacing_mm", " mm"),
         ("window_hu", " HU"),
+        ("antialias", ""),
         ("scalar_ranges", ""),
         ("geometry", ""),
     ):

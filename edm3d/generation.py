@@ -3,6 +3,7 @@
 Shapes: b batch, z y x voxels. The sampler's mathematics is in `edm3d.diffusion.sampler`.
 """
 
+import dataclasses
 import itertools
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -119,7 +120,8 @@ class Drawer:
     def _generate(self, generate: Callable, jobs: list[Job], shape: tuple[int, ...]) -> np.ndarray:
         """`[batch, z, y, x]`; a short last batch is filled up with its last job."""
         full = jobs + [jobs[-1]] * (self.batch - len(jobs))
-        rows = [whole_batch(job.case, self.info, padded_shape_zyx=shape) for job in full]
+        cases = [dataclasses.replace(job.case, target_hu=None) for job in full]
+        rows = [whole_batch(case, self.info, padded_shape_zyx=shape) for case in cases]
         batch = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         keys = jnp.stack([member_key(self.seed, job.case.case_id, job.member) for job in full])
         return jax.device_get(generate(self.params, meshes.to_devices(self.mesh, batch), keys))

@@ -6,8 +6,12 @@ that is their mean, beside `std.nii.gz` and `members/`. A case with a `case.json
 interrupted batch goes on where it stopped.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
@@ -19,7 +23,7 @@ from edm3d.data.protocols import PROTOCOLS, protocols_of
 from edm3d.diffusion.sampler import Churn
 from edm3d.errors import InputError
 from edm3d.generation import Drawer, Job, Solver, abstract_params
-from edm3d.sample_folder import CaseWriter, case_record, is_drawn
+from edm3d.sample_folder import CaseWriter, case_record, is_drawn, weights_checksum
 from edm3d.training import mesh as meshes
 from edm3d.training.checkpoint import abstract_like, read_ema
 
@@ -27,6 +31,9 @@ RUN = flags.DEFINE_string("run", None, "Run folder of edm3d.train.")
 RECORDS = flags.DEFINE_string("records", None, "Folder of records; else the run's own.")
 SPLIT = flags.DEFINE_enum("split", "test", ["train", "val", "test"], "Which of the records.")
 MANIFEST = flags.DEFINE_string("manifest", None, "Scan table to sample instead of records.")
+ALLOW_OUTSIDE = flags.DEFINE_bool(
+    "allow_outside", False, "Let the table's paths leave the folder of the table."
+)
 OUT = flags.DEFINE_string("out", None, "Where the case folders go; else RUN/samples.")
 PROTOCOL = flags.DEFINE_list("protocol", None, "Only cases of these protocols.")
 LIMIT = flags.DEFINE_integer("limit", None, "At most this many cases.", lower_bound=1)
@@ -48,12 +55,15 @@ def solver_of(
         schedule["steps"] = _steps_of(nfe, second_order)
     if s_churn is not None:
         churn["s_churn"] = s_churn
+    if schedule["steps"] < 2:
+        raise InputError(f"schedule.steps is {schedule['steps']}; a schedule needs at least 2")
     return Solver(**schedule, second_order=second_order, churn=Churn(**churn))
 
 
 def _steps_of(nfe: int, second_order: bool) -> int:
-    if nfe < 3:
-        raise InputError(f"--nfe is {nfe}; a sample needs at least 3 denoiser calls")
+    least = 3 if second_order else 2
+    if nfe < least:
+        raise InputError(f"--nfe is {nfe}; a sample needs at least {least} denoiser calls")
     if second_order and nfe % 2 == 0:
         raise InputError(
             f"--nfe is {nfe}, but N steps of Heun make 2N - 1 calls, an odd number; "
@@ -68,30 +78,43 @@ def read_inputs(run: Path, config: experiment.Section) -> tuple[Sequence[Case], 
     if MANIFEST.value:
         from edm3d.data.records import cases_of_manifest
 
-        return cases_of_manifest(Path(MANIFEST.value), info), info
+        outside = ALLOW_OUTSIDE.value
+        return cases_of_manifest(Path(MANIFEST.value), info, allow_outside=outside), info
     records = Path(RECORDS.value or config["records"])
     experiment.check_same_geometry(info, read_dataset_info(records), records)
     return read_cases(records, SPLIT.value), info
 
 
-def select(cases: Sequence[Case]) -> list[int]:
-    """Indices of the cases of the asked protocols, at most `--limit`."""
-    asked = set(PROTOCOL.value or PROTOCOLS)
+@dataclass(frozen=True)
+class Entry:
+    """A case to draw: where it stands among the cases, and what case.json will say."""
+
+    index: int
+    case_id: str
+    shape: tuple[int, ...]
+    record: dict[str, Any]
+
+
+def select(
+    cases: Sequence[Case], entry_of: Callable[[int, Case], Entry], *, source: str
+) -> list[Entry]:
+    """The cases of the asked protocols, at most `--limit`, each read once."""
+    asked = set(PROTOCOL.value or ())
     if unknown := asked - set(PROTOCOLS):
         raise InputError(
             f"--protocol is {', '.join(sorted(unknown))}; choose of {', '.join(PROTOCOLS)}"
         )
-    chosen = [
-        i
-        for i in range(len(cases))
-        if not PROTOCOL.value or asked.intersection(protocols_of(cases[i]))
-    ]
+    chosen: list[Entry] = []
+    for index in range(len(cases)):
+        if len(chosen) == LIMIT.value:
+            break
+        case = cases[index]
+        if not asked or asked.intersection(protocols_of(case)):
+            chosen.append(entry_of(index, case))
     if not chosen:
-        raise InputError(
-            f"no case of split {SPLIT.value} is of protocol {', '.join(sorted(asked))}; "
-            f"choose another --split, --protocol or --records"
-        )
-    return chosen[: LIMIT.value]
+        of = f" of protocol {', '.join(sorted(asked))}" if asked else ""
+        raise InputError(f"{source} holds no case{of}; choose other cases")
+    return chosen
 
 
 def sample(run: Path, out: Path) -> None:
@@ -101,32 +124,44 @@ def sample(run: Path, out: Path) -> None:
         config, second_order=SOLVER.value == "heun", nfe=NFE.value, s_churn=S_CHURN.value
     )
     cases, info = read_inputs(run, config)
-    chosen = select(cases)
     drawer, step = _drawer(run, config, info, solver)
-
-    def record(case: Case) -> dict:
-        return case_record(
-            case, solver=solver, members=MEMBERS.value, seed=SEED.value, checkpoint_step=step
-        )
-
-    todo = [i for i in chosen if not is_drawn(out / cases[i].case_id, record(cases[i]))]
+    record = partial(
+        case_record,
+        solver=solver,
+        members=MEMBERS.value,
+        seed=SEED.value,
+        checkpoint_step=step,
+        weights_sha256=weights_checksum(drawer.params),
+    )
+    chosen = select(
+        cases,
+        lambda i, case: Entry(i, case.case_id, drawer.shape_of(case), record(case)),
+        source=MANIFEST.value or f"split {SPLIT.value} of the records",
+    )
+    todo = [entry for entry in chosen if not is_drawn(out / entry.case_id, entry.record)]
     print(
         f"{len(chosen)} cases ({len(chosen) - len(todo)} drawn before), {MEMBERS.value} members of "
         f"{solver.nfe} denoiser calls, checkpoint after {step} updates",
         flush=True,
     )
-    todo.sort(key=lambda i: (drawer.shape_of(cases[i]), i))
-    jobs = (Job(case, m) for case in map(cases.__getitem__, todo) for m in range(MEMBERS.value))
-    writer: CaseWriter | None = None
-    progress = tqdm(drawer.draw(jobs), total=len(todo) * MEMBERS.value, unit="CT")
-    for job, hu in progress:
-        folder = out / job.case.case_id
-        if job.member == 0 or writer is None:
-            writer = CaseWriter(folder, job.case, MEMBERS.value)
-        writer.add(hu)
-        if job.member == MEMBERS.value - 1:
-            writer.finish(record(job.case))
+    todo.sort(key=lambda entry: (entry.shape, entry.index))  # one compilation a shape
+    _draw(drawer, cases, todo, out)
     print(f"the samples of {len(chosen)} cases are in {out}", flush=True)
+
+
+def _draw(drawer: Drawer, cases: Sequence[Case], todo: list[Entry], out: Path) -> None:
+    records = {entry.case_id: entry.record for entry in todo}
+    members = MEMBERS.value
+    jobs = itertools.chain.from_iterable(
+        [Job(case, m) for m in range(members)] for case in (cases[e.index] for e in todo)
+    )
+    writer: CaseWriter | None = None
+    for job, hu in tqdm(drawer.draw(jobs), total=len(todo) * members, unit="CT"):
+        if job.member == 0 or writer is None:
+            writer = CaseWriter(out / job.case.case_id, job.case, members)
+        writer.add(hu)
+        if job.member == members - 1:
+            writer.finish(records[job.case.case_id])
 
 
 def _drawer(

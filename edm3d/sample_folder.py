@@ -1,10 +1,12 @@
 """The folder that sampling writes: one folder a case, complete when its `case.json` is there."""
 
 import hashlib
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 import edm3d
@@ -17,7 +19,13 @@ from edm3d.generation import Solver
 
 
 def case_record(
-    case: Case, *, solver: Solver, members: int, seed: int, checkpoint_step: int
+    case: Case,
+    *,
+    solver: Solver,
+    members: int,
+    seed: int,
+    checkpoint_step: int,
+    weights_sha256: str,
 ) -> dict[str, Any]:
     """The content of case.json: whatever it takes to draw the same again."""
     inputs = {
@@ -36,11 +44,21 @@ def case_record(
         "members": members,
         "seed": seed,
         "checkpoint_step": checkpoint_step,
+        "weights_sha256": weights_sha256,
         "nfe": solver.nfe,
         "solver": asdict(solver),
         "edm3d_version": edm3d.__version__,
     }
     return experiment.json_of(record)
+
+
+def weights_checksum(params: Any) -> str:
+    """SHA-256 over the names and values of a network's weights."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+    return digest.hexdigest()
 
 
 def is_drawn(folder: Path, record: dict[str, Any]) -> bool:
@@ -70,6 +88,7 @@ class CaseWriter:
         self._mean = np.zeros(case.volume_shape_zyx)
         self._squares = np.zeros(case.volume_shape_zyx)  # of deviations from the mean
         self._count = 0
+        self._clear()
 
     def add(self, hu: np.ndarray) -> None:
         """Takes the next member, int16 HU `[z, y, x]` (running moments: Welford 1962)."""
@@ -89,6 +108,12 @@ class CaseWriter:
             std = np.sqrt(self._squares / (self._members - 1))
             self._write("std.nii.gz", std.astype(np.float32))
         experiment.write_json(self._folder / "case.json", record)
+
+    def _clear(self) -> None:
+        """Removes what an interrupted drawing of this case left, and nothing else."""
+        shutil.rmtree(self._folder / "members", ignore_errors=True)
+        for name in ("generated.nii.gz", "std.nii.gz"):
+            (self._folder / name).unlink(missing_ok=True)
 
     def _write(self, name: str, values: np.ndarray) -> None:
         path = self._folder / name

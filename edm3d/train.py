@@ -7,7 +7,6 @@ The config is a document; read `configs/ards.py`.
 
 import contextlib
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 from ml_collections import config_flags
 
 from edm3d import command, experiment
@@ -37,14 +35,13 @@ from edm3d.training.state import (
     parameter_count,
     train_step,
     validation_losses,
+    validation_sigmas,
 )
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
-DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "Join the other processes of this job (SLURM, Kubernetes, TPU pod)."
-)
 
 Config = Any  # an ml_collections.ConfigDict, whose fields a type checker cannot know
+RUN_AHEAD = 2  # steps sent to the device before the oldest must be done
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class Trainer:
     shardings: TrainState
     init: Callable[[jax.Array], TrainState]
     step: Callable[[TrainState, dict, jax.Array], tuple[TrainState, dict]]
-    validate: Callable[[Any, dict, jax.Array], jax.Array]
+    validate: Callable[[Any, dict, Any, jax.Array], jax.Array]
     abstract: TrainState
 
 
@@ -67,7 +64,7 @@ def build_trainer(config: Config, objective: Objective, batch: dict[str, np.ndar
     section = dict(config.mesh)
     fsdp = section.pop("fsdp")
     mesh = meshes.make_mesh(**section)
-    meshes.check_batch(mesh, config.train.batch)
+    meshes.check_batch(mesh, config.train.batch, config.patch)
     optimizer, _ = experiment.optimizer_of(config)
     init = partial(init_state, objective=objective, optimizer=optimizer, batch=batch)
     shapes = jax.eval_shape(init, jax.random.key(0))
@@ -95,8 +92,7 @@ def train(config: Config) -> None:
             records, patch=config.patch, count=config.train.validation_patches, seed=config.seed
         )
         trainer = build_trainer(config, objective, _example(config, info))
-        _prepare_run_folder(run, config, records)
-        checkpoints = Checkpoints(run / "checkpoints", keep=config.train.keep_checkpoints)
+        checkpoints = _prepare_run_folder(run, config, records)
         state = _start(trainer, checkpoints, config)
         try:
             _loop(config, trainer, state, checkpoints, validation, stop_asked)
@@ -114,7 +110,7 @@ def _loop(
 ) -> None:
     section, first = config.train, int(state.step)
     _announce(config, trainer, first)
-    log, watch = RunLog(Path(config.run), first_step=first), Stopwatch(first)
+    watch = Stopwatch(first)
     key = jax.random.key(config.seed)
     batches = train_batches(
         Path(config.records),
@@ -128,24 +124,26 @@ def _loop(
     )
     waiting: list[dict] = []
     step = first
-    with contextlib.closing(batches):
+    log = RunLog(Path(config.run), first_step=first)
+    with contextlib.closing(batches), contextlib.closing(log):
         while step < section.steps and not stop_asked():
             batch = meshes.to_devices(trainer.mesh, next(batches))
             state, measured = trainer.step(state, batch, key)
             waiting.append(measured)
             step += 1
+            if len(waiting) > RUN_AHEAD:
+                jax.block_until_ready(waiting[-1 - RUN_AHEAD]["loss"])
             last = step == section.steps
             if step % section.log_every == 0 or last:
                 values = _collect(jax.device_get(waiting), section, watch, step)
                 waiting.clear()
                 if validation and (step % section.validate_every == 0 or last):
-                    values["validation_loss"] = _validate(trainer, state, validation, watch)
+                    values["validation_loss"] = _validate(config, trainer, state, validation, watch)
                 log.write(step, values)
                 print(progress_line(step, section.steps, values), flush=True)
             if step % section.checkpoint_every == 0:
                 checkpoints.save(state)
     checkpoints.save(state, wait=True)
-    log.close()
     end = "finished" if step == section.steps else "stopped by a signal; run again to go on"
     print(f"{end} after {step} updates; run folder {config.run}", flush=True)
 
@@ -166,14 +164,30 @@ def _collect(measured: list[dict], section: Config, watch: Stopwatch, step: int)
 
 
 def _validate(
-    trainer: Trainer, state: TrainState, validation: dict[str, np.ndarray], watch: Stopwatch
+    config: Config,
+    trainer: Trainer,
+    state: TrainState,
+    validation: dict[str, np.ndarray],
+    watch: Stopwatch,
 ) -> float:
     """Loss of the averaged weights on held-back subjects, with noise that never changes."""
     start = time.perf_counter()
-    losses = trainer.validate(state.ema, validation, jax.random.key(0))
-    loss = float(np.mean(jax.device_get(losses)))
+    count = len(validation["start"])
+    sigmas = validation_sigmas(count, **_noise_levels(config))
+    keys = jax.random.split(jax.random.key(0), count)
+    losses = []
+    n = trainer.mesh.shape["data"]  # a row a device at a time: no more memory than training
+    for first in range(0, count, n):
+        rows = np.minimum(np.arange(first, first + n), count - 1)
+        batch = meshes.to_devices(trainer.mesh, {k: v[rows] for k, v in validation.items()})
+        measured = trainer.validate(state.ema, batch, sigmas[rows], keys[rows])
+        losses.extend(jax.device_get(measured)[: count - first])
     watch.pause(time.perf_counter() - start)
-    return loss
+    return float(np.mean(losses))
+
+
+def _noise_levels(config: Config) -> dict[str, float]:
+    return {name: config.edm[name] for name in ("p_mean", "p_std")}
 
 
 def _start(trainer: Trainer, checkpoints: Checkpoints, config: Config) -> TrainState:
@@ -185,25 +199,29 @@ def _start(trainer: Trainer, checkpoints: Checkpoints, config: Config) -> TrainS
     return checkpoints.restore(step, trainer.abstract)
 
 
-def _prepare_run_folder(run: Path, config: Config, records: Path) -> None:
+def _prepare_run_folder(run: Path, config: Config, records: Path) -> Checkpoints:
     """Writes config and dataset.json; refuses a folder that another config or data set trained."""
     run.mkdir(parents=True, exist_ok=True)
     content = experiment.json_of(config.to_dict())
-    if (run / "config.json").exists():
+    checkpoints = Checkpoints(run / "checkpoints", keep=config.train.keep_checkpoints)
+    if checkpoints.latest_step() is not None:
         _check_same_run(run, content, records)
-    shutil.copyfile(records / "dataset.json", run / "dataset.json")
+    dataset = experiment.read_json(records / "dataset.json")
+    experiment.write_json(run / "dataset.json", dataset)
     experiment.write_json(run / "config.json", content)
+    return checkpoints
 
 
 def _check_same_run(run: Path, content: dict, records: Path) -> None:
     old = experiment.read_run_config(run)
-    for name in ("seed", "patch", "conditioning", "model", "edm", "data"):
+    old["batch"], content = old["train"]["batch"], {**content, "batch": content["train"]["batch"]}
+    for name in ("seed", "patch", "batch", "conditioning", "model", "edm", "data"):
         if old.get(name) != content[name]:
             raise InputError(
                 f"run folder {run} was trained with {name} {old.get(name)}, now it is "
                 f"{content[name]}; choose another config.run"
             )
-    if (run / "dataset.json").read_bytes() != (records / "dataset.json").read_bytes():
+    if read_dataset_info(run) != read_dataset_info(records):
         raise InputError(
             f"run folder {run} was trained on other records than {records}; choose another "
             f"config.run, or the records it was trained on"
@@ -254,8 +272,6 @@ def _example(config: Config, info: DatasetInfo) -> dict[str, np.ndarray]:
 def main(_: list[str]) -> None:
     if CONFIG.value is None:
         raise InputError("flag --config is missing; give a config file such as configs/ards.py")
-    if DISTRIBUTED.value:
-        jax.distributed.initialize()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     train(CONFIG.value)
 

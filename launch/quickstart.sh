@@ -5,6 +5,8 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 out=runs/quickstart
 config=configs/quickstart.py
+# Two devices made of the CPU's cores: on two cores 10 to 15 % faster than one, with equal results.
+export JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-2}
 started=$SECONDS
 
 step() { printf '\n== %s\n' "$*"; }
@@ -19,7 +21,7 @@ step "3/5 training"
 python -m edm3d.train --config=$config
 step "4/5 sampling the test pigs"
 python -m edm3d.sample --run=$out/run --protocol=opposite_phase,peep_3_to_8,peep_3_to_13 \
-    --members=3 --batch=4
+    --members=3 --batch=8
 step "5/5 evaluation"
 python -m edm3d.evaluate --samples=$out/run/samples --records=$out/records --out=$out/report \
     --masks=classical --virtual_cohort --overwrite

@@ -35,4 +35,5 @@ def tiny_config(widths, records: Path, run: Path) -> ConfigDict:
     config.train.checkpoint_every = 2
     config.schedule.steps = 3
     config.schedule.sigma_max = 80.0
+    config.schedule.sigma_min = 0.002
     return config

@@ -82,11 +82,32 @@ def test_an_interrupted_batch_goes_on_where_it_stopped(tiny_run, tmp_path, capsy
     _sample(tiny_run, tmp_path, limit=1)
     first = next(tmp_path.iterdir()) / "generated.nii.gz"
     stamp = first.stat().st_mtime_ns
-    (next(tmp_path.iterdir()).parent / "torn").mkdir()  # a case folder without case.json is no case
     _sample(tiny_run, tmp_path, limit=2)
     assert "1 drawn before" in capsys.readouterr().out
     assert first.stat().st_mtime_ns == stamp
     assert len(list(tmp_path.glob("*/case.json"))) == 2
+
+
+def test_a_torn_case_is_drawn_again_whole(tiny_run, tmp_path):
+    _sample(tiny_run, tmp_path, members=2)
+    folder = next(tmp_path.iterdir())
+    whole = {p.relative_to(folder) for p in folder.rglob("*.gz")}
+    (folder / "case.json").unlink()
+    (folder / "generated.nii.gz").write_bytes(b"torn")
+    (folder / "members/007.nii.gz").write_bytes(b"of another draw")
+    _sample(tiny_run, tmp_path, members=2)
+    assert {p.relative_to(folder) for p in folder.rglob("*.gz")} == whole
+    members = [_hu(p) for p in sorted((folder / "members").iterdir())]
+    np.testing.assert_array_equal(_hu(folder / "generated.nii.gz"), np.round(np.mean(members, 0)))
+
+
+def test_samples_of_other_weights_are_not_mixed(tiny_run, tmp_path):
+    _sample(tiny_run, tmp_path)
+    path = next(tmp_path.glob("*/case.json"))
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "weights_sha256": "0" * 64}))
+    with pytest.raises(InputError, match="was drawn with weights_sha256 0000"):
+        _sample(tiny_run, tmp_path)
 
 
 def test_samples_of_other_settings_are_not_mixed(tiny_run, tmp_path):
@@ -114,6 +135,7 @@ def test_a_manifest_gives_the_same_case_as_its_records(tiny_run, tiny_records, t
     [
         ({"nfe": 200}, "--nfe is 200, but N steps of Heun make 2N - 1 calls.*use 199 or 201"),
         ({"nfe": 1}, "at least 3"),
+        ({"nfe": 1, "solver": "euler"}, "at least 2"),
         ({"protocol": ["peep_4"]}, "--protocol is peep_4; choose of opposite_phase"),
         ({"checkpoint_step": 3}, r"checkpoint step 3 is not in .*choose one of \[2, 4\]"),
         ({"batch": 3}, "not divisible by 8 devices"),

@@ -29,7 +29,7 @@ def _final_state(config, steps):
 
 def test_a_run_folder_holds_what_sampling_needs(tiny_run, tiny_records):
     assert json.loads((tiny_run / "config.json").read_text())["patch"] == 8
-    assert (tiny_run / "dataset.json").read_bytes() == (tiny_records / "dataset.json").read_bytes()
+    assert command.read_dataset_info(tiny_run) == command.read_dataset_info(tiny_records)
     assert sorted(p.name for p in (tiny_run / "checkpoints").iterdir()) == ["2", "4"]
     assert list((tiny_run / "tensorboard").iterdir())
     rows = [json.loads(line) for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
@@ -72,6 +72,21 @@ def test_a_run_that_lost_its_way_stops_with_its_checkpoint_unharmed(tiny_records
     config.train.stop_after_skipped = 3
     with pytest.raises(InputError, match="not finite in 3 steps in a row"):
         command.train(config)
+    state = _final_state(config, 2)  # the last one saved before the third step was counted
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.ema))
+    rows = [json.loads(r) for r in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["loss"] for row in rows] == [None, None]
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_does_not_lock_its_folder(
+    tiny_records, widths, tmp_path
+):
+    run = tmp_path / "run"
+    config, other = (tiny_config(widths, tiny_records, run) for _ in range(2))
+    other.seed = 5
+    command._prepare_run_folder(run, other, tiny_records).close()
+    command._prepare_run_folder(run, config, tiny_records).close()
+    assert json.loads((run / "config.json").read_text())["seed"] == config.seed
 
 
 def _refused(config, match):
@@ -90,7 +105,13 @@ def test_bad_configs_are_refused_before_anything_is_written(tiny_records, widths
     _refused(odd, r"patch 9 is not divisible by 2 \(= 2\*\*\(levels - 1\)\); use 8 or 10")
     coarse = config()
     coarse.data.spacing_mm = 4.0
-    _refused(coarse, "records have 8 mm voxels, the config says data.spacing_mm=4")
+    _refused(coarse, r"records were built with data.spacing_mm=8\.0, the config says 4\.0")
+    smooth = config()
+    smooth.data.antialias = True
+    _refused(smooth, "data.antialias=False, the config says True")
+    unscaled = config()
+    unscaled.data.residual_scale = "measurd"
+    _refused(unscaled, "data.residual_scale is 'measurd'; use")
     uneven = config()
     uneven.train.batch = 12
     _refused(uneven, "not divisible by the 8 devices")

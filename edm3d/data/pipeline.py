@@ -10,9 +10,9 @@ what it holds.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -31,6 +31,15 @@ from edm3d.data.volumes import AIR_HU
 from edm3d.errors import InputError
 
 Batch = dict[str, np.ndarray]
+
+
+class Batches(Protocol):
+    """An iterator over batches that must be closed."""
+
+    def __iter__(self) -> "Batches": ...
+    def __next__(self) -> Batch: ...
+    def close(self) -> None: ...
+
 
 _VACUUM = -1000.0 / UNIT_HU
 _ORDER, _CROP = 0, 1  # which random stream of the seed
@@ -128,7 +137,7 @@ def train_batches(
     first_step: int = 0,
     workers: int = 0,
     split: str = "train",
-) -> Iterator[Batch]:
+) -> Batches:
     """Endless batches of random crops from `first_step` on; `close()` ends its threads.
 
     Process p of n gets rows [p * batch / n, (p + 1) * batch / n) of each global batch. With
@@ -154,10 +163,10 @@ def train_batches(
     examples = grain.MapDataset.range(_ENDLESS).map(local_example)
     if not workers:
         reading = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_READ_AHEAD_EXAMPLES)
-        return cast(Iterator[Batch], iter(examples.to_iter_dataset(reading).batch(local)))
+        return cast(Batches, iter(examples.to_iter_dataset(reading).batch(local)))
     reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
     batches = examples.batch(local).to_iter_dataset(reading)
-    return cast(Iterator[Batch], iter(batches.mp_prefetch(_worker_options(workers))))
+    return cast(Batches, iter(batches.mp_prefetch(_worker_options(workers))))
 
 
 def _worker_options(workers: int):

@@ -41,6 +41,11 @@ def upsample(x: Array) -> Array:
     return x.reshape(b, 2 * z, 2 * y, 2 * w, c)
 
 
+def group_count(channels: int) -> int:
+    """32 groups, fewer where they would have fewer than 4 channels or not divide `channels`."""
+    return next(g for g in range(max(min(32, channels // 4), 1), 0, -1) if channels % g == 0)
+
+
 def sinusoid(c_noise: Array, channels: int) -> Array:
     """`[b, channels]` sines and cosines of `c_noise [b]`, frequencies 1 to 1e-4."""
     frequency = 1e-4 ** jnp.linspace(0.0, 1.0, channels // 2)
@@ -75,8 +80,7 @@ class NormSiLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        groups = min(32, x.shape[-1] // 4)
-        x = nn.GroupNorm(groups, epsilon=1e-6, dtype=self.dtype)(x)
+        x = nn.GroupNorm(group_count(x.shape[-1]), epsilon=1e-6, dtype=self.dtype)(x)
         return nn.silu(x) if self.silu else x
 
 

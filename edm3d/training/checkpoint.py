@@ -16,7 +16,7 @@ from edm3d.training.state import TrainState
 
 
 class Checkpoints:
-    """The checkpoints in one folder: the newest `keep` and, by Orbax's choice, none in between."""
+    """The checkpoints in one folder, of which the newest `keep` stay."""
 
     def __init__(self, folder: Path, *, keep: int = 2):
         # Orbax's policies do not match its own protocol for a type checker.

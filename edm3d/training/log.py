@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tensorboardX import SummaryWriter
@@ -20,12 +21,13 @@ class RunLog:
         _keep_until(self._path, first_step)
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds one row of named numbers, taken after `step` updates."""
+    def write(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Adds one row of named numbers, taken after `step` updates; None where there is none."""
         with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+            if value is not None:
+                self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
         self._board.close()
@@ -41,22 +43,27 @@ def _keep_until(path: Path, step: int) -> None:
     os.replace(draft, path)
 
 
-def summarise(measured: list[dict[str, np.ndarray]]) -> dict[str, float]:
-    """Means over some steps of what `train_step` measured; the loss also by noise level."""
-    sums = np.sum([m["sigma_loss_sum"] for m in measured], axis=0)
-    counts = np.sum([m["sigma_count"] for m in measured], axis=0)
-    bins = zip(sigma_bin_names(), sums, counts, strict=True)
+def summarise(measured: list[dict[str, np.ndarray]]) -> dict[str, float | None]:
+    """Means over the finite of some steps' measurements; the loss also by noise level.
+
+    A mean is None where no step was finite; skipped steps are counted beside it.
+    """
+    finite = [m for m in measured if np.isfinite(m["loss"]) and np.isfinite(m["gradient_norm"])]
+    sums = np.sum([m["sigma_loss_sum"] for m in finite], axis=0)
+    counts = np.sum([m["sigma_count"] for m in finite], axis=0)
+    bins = zip(sigma_bin_names(), sums, counts, strict=True) if finite else ()
     return {
-        "loss": float(np.mean([m["loss"] for m in measured])),
+        "loss": float(np.mean([m["loss"] for m in finite])) if finite else None,
         **{f"loss_sigma/{name}": float(s / n) for name, s, n in bins if n},
-        "gradient_norm": float(np.mean([m["gradient_norm"] for m in measured])),
+        "gradient_norm": float(np.mean([m["gradient_norm"] for m in finite])) if finite else None,
         "skipped_steps": int(measured[-1]["skipped"]),
     }
 
 
-def progress_line(step: int, steps: int, values: Mapping[str, float]) -> str:
+def progress_line(step: int, steps: int, values: Mapping[str, Any]) -> str:
     """One line for a terminal or a log file."""
-    parts = [f"step {step}/{steps}", f"loss {values['loss']:.4f}"]
+    parts = [f"step {step}/{steps}"]
+    parts.append("no finite loss" if values["loss"] is None else f"loss {values['loss']:.4f}")
     named = [
         (n, values[f"loss_sigma/{n}"]) for n in sigma_bin_names() if f"loss_sigma/{n}" in values
     ]

@@ -21,7 +21,7 @@ SMALLEST_SPLIT = 2**16  # parameters of fewer numbers stay whole under fsdp
 def make_mesh(data: int = -1, space: int = 1, devices: list | None = None) -> Mesh:
     """A `data` x `space` mesh over all devices; `data = -1` takes what `space` leaves."""
     devices = devices or jax.devices()
-    if data == -1:
+    if data == -1 and space > 0:
         data = max(len(devices) // space, 1)
     if data * space != len(devices):
         raise InputError(
@@ -31,9 +31,11 @@ def make_mesh(data: int = -1, space: int = 1, devices: list | None = None) -> Me
     return jax.make_mesh((data, space), ("data", "space"), (AxisType.Auto,) * 2, devices=devices)
 
 
-def check_batch(mesh: Mesh, batch_size: int) -> None:
-    """Raises `InputError` unless the global batch can be shared out evenly over `data`."""
-    n = mesh.shape["data"]
+def check_batch(mesh: Mesh, batch_size: int, patch: int) -> None:
+    """Raises `InputError` unless batch and z can be shared out evenly over `data` and `space`."""
+    n, space = mesh.shape["data"], mesh.shape["space"]
+    if patch % space:
+        raise InputError(f"patch {patch} is not divisible by mesh.space={space}; use fewer")
     if batch_size % n:
         fit = max(batch_size // n, 1) * n
         raise InputError(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.scipy.special import ndtri
+from scipy.special import ndtri
 
 from edm3d.diffusion import edm
 from edm3d.diffusion.conditioning import Conditioning, condition_channels, scaled_residual
@@ -85,7 +85,7 @@ class Ema:
 
 def learning_rate(
     peak: float, ramp_updates: int, *, batch_size: int, paper_literal: bool
-) -> Callable[[Array | int], Array]:
+) -> Callable[[Any], Array]:
     """Rises linearly over `ramp_updates`, or over the reference's ten million samples."""
     ramp = LITERAL_RAMP_SAMPLES / batch_size if paper_literal else ramp_updates
     return lambda step: peak * jnp.minimum((step + 1) / max(ramp, 1), 1.0)
@@ -152,12 +152,22 @@ def train_step(
     return new_state, measured
 
 
-def validation_losses(params: Params, batch: Batch, key: Array, *, objective: Objective) -> Array:
-    """`[b]` losses at fixed, evenly spread quantiles of the training noise levels."""
-    b = batch["prior_hu"].shape[0]
-    quantile = (jnp.arange(b) + 0.5) / b
-    sigma = jnp.exp(objective.p_mean + objective.p_std * ndtri(quantile))
-    return objective.losses(params, batch, sigma, key, train=False)
+def validation_losses(
+    params: Params, batch: Batch, sigma: Array, keys: Array, *, objective: Objective
+) -> Array:
+    """`[b]` losses at `sigma [b]`; a row's noise is that of its own key in `keys [b]`."""
+
+    def one(row: Batch, sigma: Array, key: Array) -> Array:
+        alone = jax.tree.map(lambda a: a[None], row)
+        return objective.losses(params, alone, sigma[None], key, train=False)[0]
+
+    return jax.vmap(one)(batch, sigma, keys)
+
+
+def validation_sigmas(count: int, *, p_mean: float, p_std: float) -> np.ndarray:
+    """`[count]` rising noise levels, evenly spread quantiles of those of the training."""
+    quantiles = (np.arange(count) + 0.5) / count
+    return np.exp(p_mean + p_std * ndtri(quantiles)).astype(np.float32)
 
 
 def by_sigma(losses: Array, sigma: Array) -> tuple[Array, Array]:

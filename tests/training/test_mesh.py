@@ -16,11 +16,18 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused():
         meshes.make_mesh(data=3)
     with pytest.raises(InputError, match="divides 8"):
         meshes.make_mesh(space=3)
+    with pytest.raises(InputError, match="-1 x 0"):
+        meshes.make_mesh(space=0)
+
+
+def test_a_patch_that_space_does_not_divide_is_refused():
+    with pytest.raises(InputError, match=r"patch 9 is not divisible by mesh\.space=2"):
+        meshes.check_batch(meshes.make_mesh(4, 2), 8, patch=9)
 
 
 def test_an_uneven_batch_is_refused_with_what_would_fit():
     with pytest.raises(InputError, match="use 16 or 24"):
-        meshes.check_batch(meshes.make_mesh(), 20)
+        meshes.check_batch(meshes.make_mesh(), 20, patch=8)
 
 
 def test_volumes_are_split_along_z_and_the_rest_is_not():

@@ -22,6 +22,7 @@ from edm3d.training.state import (
     sigma_bin_names,
     train_step,
     validation_losses,
+    validation_sigmas,
 )
 
 BATCH = 8
@@ -95,10 +96,7 @@ def test_the_loss_falls(objective, batch):
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
     _, first = _run(objective, batch, mesh, steps=1, rate=1e-2)
     _, last = _run(objective, batch, mesh, steps=12, rate=1e-2)
-    score = jax.jit(partial(validation_losses, objective=objective))
-    before, after = (
-        float(jnp.mean(score(s.params, batch, jax.random.key(0)))) for s in (first, last)
-    )
+    before, after = (float(jnp.mean(_score(objective, batch, s.params))) for s in (first, last))
     assert after < before
 
 
@@ -123,11 +121,25 @@ def test_dropout_and_noise_differ_from_step_to_step(objective, batch, one_device
     assert losses[0] != losses[1]
 
 
-def test_validation_noise_is_fixed_and_spread_over_the_levels(objective, batch, one_device):
-    params = one_device[1].ema
+def _score(objective, batch, params, rows=slice(None)):
+    sigmas = validation_sigmas(BATCH, p_mean=objective.p_mean, p_std=objective.p_std)
+    keys = jax.random.split(jax.random.key(0), BATCH)
     score = jax.jit(partial(validation_losses, objective=objective))
-    a, b = (score(params, batch, jax.random.key(0)) for _ in range(2))
-    np.testing.assert_array_equal(a, b)
+    return score(params, {k: v[rows] for k, v in batch.items()}, sigmas[rows], keys[rows])
+
+
+def test_validation_does_not_depend_on_how_many_rows_go_at_once(objective, batch, one_device):
+    params = one_device[1].ema
+    whole = _score(objective, batch, params)
+    parts = [_score(objective, batch, params, slice(k, k + 4)) for k in (0, 4)]
+    np.testing.assert_allclose(whole, np.concatenate(parts), rtol=1e-4)
+
+
+def test_validation_levels_spread_as_those_of_training():
+    levels = np.log(validation_sigmas(1000, p_mean=-1.2, p_std=1.2))
+    assert np.all(np.diff(levels) > 0)
+    assert levels.mean() == pytest.approx(-1.2, abs=1e-3)
+    assert levels.std() == pytest.approx(1.2, abs=0.01)
 
 
 def test_ema_half_life_is_what_it_says():
