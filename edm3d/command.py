@@ -18,6 +18,8 @@ def bad_input_exits_2(*more: type[Exception]) -> Iterator[None]:
         yield
     except (InputError, *more) as error:
         text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+        if not isinstance(error, InputError):
+            text = " ".join(text.split())
         if isinstance(error, OSError):  # a full disk, a folder that may not be written
             text = f"{text}; look at the path, its permissions and the space left"
         for line in filter(None, (line.strip() for line in text.splitlines())):

@@ -27,23 +27,87 @@ from edm3d.sample_folder import CaseWriter, case_record, is_drawn, weights_check
 from edm3d.training import mesh as meshes
 from edm3d.training.checkpoint import abstract_like, read_ema
 
-RUN = flags.DEFINE_string("run", None, "Run folder of edm3d.train.")
-RECORDS = flags.DEFINE_string("records", None, "Folder of records; else the run's own.")
-SPLIT = flags.DEFINE_enum("split", "test", ["train", "val", "test"], "Which of the records.")
-MANIFEST = flags.DEFINE_string("manifest", None, "Scan table to sample instead of records.")
-ALLOW_OUTSIDE = flags.DEFINE_bool(
-    "allow_outside", False, "Let the table's paths leave the folder of the table."
-)
-OUT = flags.DEFINE_string("out", None, "Where the case folders go; else RUN/samples.")
-PROTOCOL = flags.DEFINE_list("protocol", None, "Only cases of these protocols.")
-LIMIT = flags.DEFINE_integer("limit", None, "At most this many cases.", lower_bound=1)
-MEMBERS = flags.DEFINE_integer("members", 1, "Samples drawn of each case.", lower_bound=1)
-BATCH = flags.DEFINE_integer("batch", None, "Volumes a call; else one a device.", lower_bound=1)
-SOLVER = flags.DEFINE_enum("solver", "heun", ["heun", "euler"], "Order 2 or order 1.")
-NFE = flags.DEFINE_integer("nfe", None, "Denoiser calls a sample; else the config's steps.")
-S_CHURN = flags.DEFINE_float("s_churn", None, "Noise added back; 0 is deterministic.")
-SEED = flags.DEFINE_integer("seed", 0, "Seed of the samples.", lower_bound=0)
-STEP = flags.DEFINE_integer("checkpoint_step", None, "Which checkpoint; else the newest.")
+
+@dataclass(frozen=True)
+class Request:
+    """What to draw, from what, and where to; the command's flags.
+
+    Attributes:
+        run: run folder of `edm3d.train`.
+        records: folder of records; else the run's own.
+        split: which of the records.
+        manifest: scan table to sample instead of records.
+        allow_outside: let the table's paths leave the folder of the table.
+        out: where the case folders go; else `run`/samples.
+        protocol: only cases of these protocols; all cases if empty.
+        limit: at most this many cases.
+        members: samples drawn of each case.
+        batch: volumes a device call; else one a device.
+        second_order: Heun's method, else Euler's.
+        nfe: denoiser calls a sample; else the config's steps.
+        s_churn: noise added back, 0 is deterministic; else the config's.
+        seed: seed of the samples.
+        checkpoint_step: which checkpoint; else the newest.
+    """
+
+    run: Path
+    records: Path | None = None
+    split: str = "test"
+    manifest: Path | None = None
+    allow_outside: bool = False
+    out: Path | None = None
+    protocol: tuple[str, ...] = ()
+    limit: int | None = None
+    members: int = 1
+    batch: int | None = None
+    second_order: bool = True
+    nfe: int | None = None
+    s_churn: float | None = None
+    seed: int = 0
+    checkpoint_step: int | None = None
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("run", None, "Run folder of edm3d.train.")
+    flags.DEFINE_string("records", None, "Folder of records; else the run's own.")
+    flags.DEFINE_enum("split", "test", ["train", "val", "test"], "Which of the records.")
+    flags.DEFINE_string("manifest", None, "Scan table to sample instead of records.")
+    flags.DEFINE_bool("allow_outside", False, "Let the table's paths leave the table's folder.")
+    flags.DEFINE_string("out", None, "Where the case folders go; else RUN/samples.")
+    flags.DEFINE_list("protocol", [], f"Only cases of these: {', '.join(PROTOCOLS)}.")
+    flags.DEFINE_integer("limit", None, "At most this many cases.", lower_bound=1)
+    flags.DEFINE_integer("members", 1, "Samples drawn of each case.", lower_bound=1)
+    flags.DEFINE_integer("batch", None, "Volumes a call; else one a device.", lower_bound=1)
+    flags.DEFINE_enum("solver", "heun", ["heun", "euler"], "Order 2 or order 1.")
+    flags.DEFINE_integer("nfe", None, "Denoiser calls a sample; else the config's steps.")
+    flags.DEFINE_float("s_churn", None, "Noise added back; 0 is deterministic.", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "Seed of the samples.", lower_bound=0)
+    flags.DEFINE_integer("checkpoint_step", None, "Which checkpoint; else the newest.")
+
+
+def request_of_flags() -> Request:
+    """The request that the command line makes."""
+    f = flags.FLAGS
+    if f.run is None:
+        raise InputError("flag --run is missing; give the run folder of edm3d.train")
+    path = lambda name: Path(name) if name else None  # noqa: E731
+    return Request(
+        run=Path(f.run),
+        records=path(f.records),
+        split=f.split,
+        manifest=path(f.manifest),
+        allow_outside=f.allow_outside,
+        out=path(f.out),
+        protocol=tuple(f.protocol),
+        limit=f.limit,
+        members=f.members,
+        batch=f.batch,
+        second_order=f.solver == "heun",
+        nfe=f.nfe,
+        s_churn=f.s_churn,
+        seed=f.seed,
+        checkpoint_step=f.checkpoint_step,
+    )
 
 
 def solver_of(
@@ -72,17 +136,16 @@ def _steps_of(nfe: int, second_order: bool) -> int:
     return (nfe + 1) // 2 if second_order else nfe
 
 
-def read_inputs(run: Path, config: experiment.Section) -> tuple[Sequence[Case], DatasetInfo]:
+def read_inputs(request: Request, config: experiment.Section) -> tuple[Sequence[Case], DatasetInfo]:
     """All cases that could be drawn, checked against what the run was trained on."""
-    info = read_dataset_info(run)
-    if MANIFEST.value:
+    info = read_dataset_info(request.run)
+    if request.manifest:
         from edm3d.data.records import cases_of_manifest
 
-        outside = ALLOW_OUTSIDE.value
-        return cases_of_manifest(Path(MANIFEST.value), info, allow_outside=outside), info
-    records = Path(RECORDS.value or config["records"])
+        return cases_of_manifest(request.manifest, info, allow_outside=request.allow_outside), info
+    records = request.records or Path(config["records"])
     experiment.check_same_geometry(info, read_dataset_info(records), records)
-    return read_cases(records, SPLIT.value), info
+    return read_cases(records, request.split), info
 
 
 @dataclass(frozen=True)
@@ -96,62 +159,66 @@ class Entry:
 
 
 def select(
-    cases: Sequence[Case], entry_of: Callable[[int, Case], Entry], *, source: str
+    request: Request, cases: Sequence[Case], entry_of: Callable[[int, Case], Entry]
 ) -> list[Entry]:
-    """The cases of the asked protocols, at most `--limit`, each read once."""
-    asked = set(PROTOCOL.value or ())
+    """The cases of the asked protocols, at most the asked number, each read once."""
+    asked = set(request.protocol)
     if unknown := asked - set(PROTOCOLS):
         raise InputError(
             f"--protocol is {', '.join(sorted(unknown))}; choose of {', '.join(PROTOCOLS)}"
         )
     chosen: list[Entry] = []
     for index in range(len(cases)):
-        if len(chosen) == LIMIT.value:
+        if len(chosen) == request.limit:
             break
         case = cases[index]
         if not asked or asked.intersection(protocols_of(case)):
             chosen.append(entry_of(index, case))
     if not chosen:
+        source = request.manifest or f"split {request.split} of the records"
         of = f" of protocol {', '.join(sorted(asked))}" if asked else ""
         raise InputError(f"{source} holds no case{of}; choose other cases")
     return chosen
 
 
-def sample(run: Path, out: Path) -> None:
-    """Draws the selected cases that `out` does not hold yet."""
-    config = experiment.read_run_config(run)
+def sample(request: Request) -> None:
+    """Draws the selected cases that the output folder does not hold yet."""
+    config = experiment.read_run_config(request.run)
     solver = solver_of(
-        config, second_order=SOLVER.value == "heun", nfe=NFE.value, s_churn=S_CHURN.value
+        config, second_order=request.second_order, nfe=request.nfe, s_churn=request.s_churn
     )
-    cases, info = read_inputs(run, config)
-    drawer, step = _drawer(run, config, info, solver)
+    cases, info = read_inputs(request, config)
+    drawer, step = load_drawer(request, config, info, solver)
     record = partial(
         case_record,
         solver=solver,
-        members=MEMBERS.value,
-        seed=SEED.value,
+        members=request.members,
+        seed=request.seed,
         checkpoint_step=step,
         weights_sha256=weights_checksum(drawer.params),
     )
     chosen = select(
+        request,
         cases,
         lambda i, case: Entry(i, case.case_id, drawer.shape_of(case), record(case)),
-        source=MANIFEST.value or f"split {SPLIT.value} of the records",
     )
+    out = request.out or request.run / "samples"
     todo = [entry for entry in chosen if not is_drawn(out / entry.case_id, entry.record)]
     print(
-        f"{len(chosen)} cases ({len(chosen) - len(todo)} drawn before), {MEMBERS.value} members of "
-        f"{solver.nfe} denoiser calls, checkpoint after {step} updates",
+        f"{len(chosen)} cases ({len(chosen) - len(todo)} drawn before), {request.members} members "
+        f"of {solver.nfe} denoiser calls, checkpoint after {step} updates",
         flush=True,
     )
     todo.sort(key=lambda entry: (entry.shape, entry.index))  # one compilation a shape
-    _draw(drawer, cases, todo, out)
+    draw_all(drawer, cases, todo, out, request.members)
     print(f"the samples of {len(chosen)} cases are in {out}", flush=True)
 
 
-def _draw(drawer: Drawer, cases: Sequence[Case], todo: list[Entry], out: Path) -> None:
+def draw_all(
+    drawer: Drawer, cases: Sequence[Case], todo: list[Entry], out: Path, members: int
+) -> None:
+    """Draws and writes the members of each case, one case after the other."""
     records = {entry.case_id: entry.record for entry in todo}
-    members = MEMBERS.value
     jobs = itertools.chain.from_iterable(
         [Job(case, m) for m in range(members)] for case in (cases[e.index] for e in todo)
     )
@@ -164,31 +231,29 @@ def _draw(drawer: Drawer, cases: Sequence[Case], todo: list[Entry], out: Path) -
             writer.finish(records[job.case.case_id])
 
 
-def _drawer(
-    run: Path, config: experiment.Section, info: DatasetInfo, solver: Solver
+def load_drawer(
+    request: Request, config: experiment.Section, info: DatasetInfo, solver: Solver
 ) -> tuple[Drawer, int]:
     """What draws, with the averaged weights of the asked checkpoint, and that one's step."""
     objective = experiment.objective_of(config, info)
     mesh = meshes.make_mesh()
     n = mesh.shape["data"]
-    batch = BATCH.value or n
+    batch = request.batch or n
     if batch % n:
         raise InputError(
             f"--batch is {batch}, not divisible by {n} devices; use {n} times a number"
         )
     shapes = abstract_params(objective)
     shardings = jax.tree.map(lambda _: meshes.replicated(mesh), shapes)
-    step, params = read_ema(run, abstract_like(shapes, shardings), STEP.value)
+    step, params = read_ema(request.run, abstract_like(shapes, shardings), request.checkpoint_step)
     patch = config["patch"]
-    return Drawer(objective, solver, mesh, params, info, patch, batch, SEED.value), step
+    return Drawer(objective, solver, mesh, params, info, patch, batch, request.seed), step
 
 
 def main(_: list[str]) -> None:
-    if RUN.value is None:
-        raise InputError("flag --run is missing; give the run folder of edm3d.train")
-    run = Path(RUN.value)
-    sample(run, Path(OUT.value or run / "samples"))
+    sample(request_of_flags())
 
 
 if __name__ == "__main__":
+    define_flags()
     command.run(main)

@@ -157,7 +157,7 @@ def _collect(measured: list[dict], section: Config, watch: Stopwatch, step: int)
     in_a_row = int(measured[-1]["skipped_in_a_row"])
     if in_a_row >= section.stop_after_skipped:
         raise InputError(
-            f"the loss was not finite in {in_a_row} steps in a row up to step {step}; lower "
+            f"loss or update were not finite in {in_a_row} steps in a row up to step {step}; lower "
             f"optimizer.learning_rate or look for bad records; the last checkpoint is unharmed"
         )
     return values
@@ -169,7 +169,7 @@ def _validate(
     state: TrainState,
     validation: dict[str, np.ndarray],
     watch: Stopwatch,
-) -> float:
+) -> float | None:
     """Loss of the averaged weights on held-back subjects, with noise that never changes."""
     start = time.perf_counter()
     count = len(validation["start"])
@@ -183,7 +183,8 @@ def _validate(
         measured = trainer.validate(state.ema, batch, sigmas[rows], keys[rows])
         losses.extend(jax.device_get(measured)[: count - first])
     watch.pause(time.perf_counter() - start)
-    return float(np.mean(losses))
+    mean = float(np.mean(losses))
+    return mean if np.isfinite(mean) else None
 
 
 def _noise_levels(config: Config) -> dict[str, float]:

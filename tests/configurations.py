@@ -23,6 +23,7 @@ def tiny_config(widths, records: Path, run: Path) -> ConfigDict:
     config.patch = widths.patch
     config.data.spacing_mm = 8.0
     config.data.antialias = False
+    config.data.block = 160
     for name in ("channels", "channel_mult", "blocks", "attention_levels"):
         config.model[name] = getattr(widths, name)
     config.model.dropout = 0.1

@@ -80,7 +80,10 @@ class NormSiLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x = nn.GroupNorm(group_count(x.shape[-1]), epsilon=1e-6, dtype=self.dtype)(x)
+        # mean of squares minus square of the mean would cancel where the mean is large
+        x = nn.GroupNorm(
+            group_count(x.shape[-1]), epsilon=1e-6, dtype=self.dtype, use_fast_variance=False
+        )(x)
         return nn.silu(x) if self.silu else x
 
 

@@ -68,7 +68,7 @@ def progress_line(step: int, steps: int, values: Mapping[str, Any]) -> str:
         (n, values[f"loss_sigma/{n}"]) for n in sigma_bin_names() if f"loss_sigma/{n}" in values
     ]
     parts.append("by sigma " + " ".join(f"{n}:{v:.3f}" for n, v in named))
-    if "validation_loss" in values:
+    if values.get("validation_loss") is not None:
         parts.append(f"validation {values['validation_loss']:.4f}")
     parts.append(f"{values['patches_per_s']:.2f} patches/s")
     if values["skipped_steps"]:

@@ -130,7 +130,7 @@ def train_step(
     decay = ema.decay(state.step, b)
     average = jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), state.ema, params)
 
-    finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+    finite = jnp.isfinite(loss + gradient_norm + optax.tree.norm(updates))
     keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)  # noqa: E731
     new_state = TrainState(
         step=state.step + 1,
