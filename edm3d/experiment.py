@@ -52,6 +52,48 @@ def optimizer_of(config: Section) -> tuple[optax.GradientTransformation, Callabl
     return optax.adam(schedule, **section), schedule
 
 
+_WHOLE_AND_POSITIVE = (
+    "patch",
+    "model.channels",
+    "model.blocks",
+    "train.batch",
+    "train.steps",
+    "train.log_every",
+    "train.validate_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.stop_after_skipped",
+)
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def check_numbers(config: Section) -> None:
+    """Raises one `InputError` for all numbers and names that no run can be made with."""
+    faults = [
+        f"{name} is {value}; give a whole number of at least 1"
+        for name in _WHOLE_AND_POSITIVE
+        if not isinstance(value := _at(config, name), int) or value < 1
+    ]
+    if config["seed"] < 0:
+        faults.append(f"seed is {config['seed']}; give 0 or more")
+    if (dtype := config["model"]["dtype"]) not in DTYPES:
+        faults.append(f"model.dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
+    train = config["train"]
+    if not faults and train["validate_every"] % train["log_every"]:
+        faults.append(
+            f"train.validate_every is {train['validate_every']}, no multiple of train.log_every "
+            f"{train['log_every']}, at which it is looked at; make it one"
+        )
+    if faults:
+        raise InputError("\n".join(faults))
+
+
+def _at(config: Section, name: str) -> Any:
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
 def check_patch(patch: int, levels: int) -> None:
     """Raises `InputError` unless the network can halve `patch` at every level."""
     s = stride(levels)
@@ -96,7 +138,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_run_config(run: Path) -> dict[str, Any]:
-    """The config that a run folder was trained with."""
+    """The config that a run folder was last trained with."""
     path = run / "config.json"
     if not path.is_file():
         raise InputError(f"{run} is no run folder (no config.json); give the one edm3d.train wrote")

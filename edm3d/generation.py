@@ -20,6 +20,7 @@ from edm3d.data.pipeline import whole_batch
 from edm3d.diffusion import edm, sampler
 from edm3d.diffusion.conditioning import add_residual
 from edm3d.diffusion.unet import stride
+from edm3d.errors import InputError
 from edm3d.training import mesh as meshes
 from edm3d.training.state import Objective, Params
 
@@ -68,9 +69,14 @@ def padded_shape(shape_zyx: Sequence[int], *, patch: int, multiple: int) -> tupl
 
 
 def build_generator(objective: Objective, solver: Solver, mesh: jax.sharding.Mesh) -> Callable:
-    """Jitted `(params, batch, keys [b]) -> int16 HU [b, z, y, x]`, rows shared out over `data`."""
+    """Jitted `(params, batch, keys [b]) -> int16 HU [b, z, y, x], bool [b]: whether all is finite`.
 
-    def generate(params: Params, batch: dict[str, jax.Array], keys: jax.Array) -> jax.Array:
+    Rows are shared out over `data`.
+    """
+
+    def generate(
+        params: Params, batch: dict[str, jax.Array], keys: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         denoise = partial(
             edm.denoise, objective.network(params, batch), sigma_data=objective.sigma_data
         )
@@ -84,7 +90,8 @@ def build_generator(objective: Objective, solver: Solver, mesh: jax.sharding.Mes
             second_order=solver.second_order,
         )
         hu = add_residual(batch["prior_hu"], x, objective.conditioning)
-        return jnp.round(hu).astype(jnp.int16)
+        # NaN would become 0 HU, the density of water
+        return jnp.round(hu).astype(jnp.int16), jnp.isfinite(x).all(axis=(1, 2, 3, 4))
 
     return jax.jit(generate, out_shardings=meshes.replicated(mesh))
 
@@ -124,7 +131,15 @@ class Drawer:
         rows = [whole_batch(case, self.info, padded_shape_zyx=shape) for case in cases]
         batch = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         keys = jnp.stack([member_key(self.seed, job.case.case_id, job.member) for job in full])
-        return jax.device_get(generate(self.params, meshes.to_devices(self.mesh, batch), keys))
+        on_devices = meshes.to_devices(self.mesh, batch)
+        volumes, finite = jax.device_get(generate(self.params, on_devices, keys))
+        for job, is_finite in zip(jobs, finite, strict=False):
+            if not is_finite:
+                raise InputError(
+                    f"sample {job.member} of case {job.case.case_id} is not finite; lower "
+                    f"--s_churn, or sample an earlier --checkpoint_step"
+                )
+        return volumes
 
 
 def abstract_params(objective: Objective) -> Any:

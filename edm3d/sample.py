@@ -35,7 +35,7 @@ class Request:
     Attributes:
         run: run folder of `edm3d.train`.
         records: folder of records; else the run's own.
-        split: which of the records.
+        split: which of the records, val or test; those of train are blocks, no whole chests.
         manifest: scan table to sample instead of records.
         allow_outside: let the table's paths leave the folder of the table.
         out: where the case folders go; else `run`/samples.
@@ -67,27 +67,54 @@ class Request:
     checkpoint_step: int | None = None
 
 
-def define_flags() -> None:
-    flags.DEFINE_string("run", None, "Run folder of edm3d.train.")
-    flags.DEFINE_string("records", None, "Folder of records; else the run's own.")
-    flags.DEFINE_enum("split", "test", ["train", "val", "test"], "Which of the records.")
-    flags.DEFINE_string("manifest", None, "Scan table to sample instead of records.")
-    flags.DEFINE_bool("allow_outside", False, "Let the table's paths leave the table's folder.")
-    flags.DEFINE_string("out", None, "Where the case folders go; else RUN/samples.")
-    flags.DEFINE_list("protocol", [], f"Only cases of these: {', '.join(PROTOCOLS)}.")
-    flags.DEFINE_integer("limit", None, "At most this many cases.", lower_bound=1)
-    flags.DEFINE_integer("members", 1, "Samples drawn of each case.", lower_bound=1)
-    flags.DEFINE_integer("batch", None, "Volumes a call; else one a device.", lower_bound=1)
-    flags.DEFINE_enum("solver", "heun", ["heun", "euler"], "Order 2 or order 1.")
-    flags.DEFINE_integer("nfe", None, "Denoiser calls a sample; else the config's steps.")
-    flags.DEFINE_float("s_churn", None, "Noise added back; 0 is deterministic.", lower_bound=0)
-    flags.DEFINE_integer("seed", 0, "Seed of the samples.", lower_bound=0)
-    flags.DEFINE_integer("checkpoint_step", None, "Which checkpoint; else the newest.")
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the command's flags in `values`."""
+    flags.DEFINE_string("run", None, "Run folder of edm3d.train.", flag_values=values)
+    flags.DEFINE_string(
+        "records", None, "Folder of records; else the run's own.", flag_values=values
+    )
+    flags.DEFINE_enum("split", "test", ["val", "test"], "Which of the records.", flag_values=values)
+    flags.DEFINE_string(
+        "manifest", None, "Scan table to sample instead of records.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "allow_outside",
+        False,
+        "Let the table's paths leave the table's folder.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "out", None, "Where the case folders go; else RUN/samples.", flag_values=values
+    )
+    flags.DEFINE_list(
+        "protocol", [], f"Only cases of these: {', '.join(PROTOCOLS)}.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "limit", None, "At most this many cases.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "members", 1, "Samples drawn of each case.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "batch", None, "Volumes a call; else one a device.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_enum(
+        "solver", "heun", ["heun", "euler"], "Order 2 or order 1.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "nfe", None, "Denoiser calls a sample; else the config's steps.", flag_values=values
+    )
+    flags.DEFINE_float(
+        "s_churn", None, "Noise added back; 0 is deterministic.", lower_bound=0, flag_values=values
+    )
+    flags.DEFINE_integer("seed", 0, "Seed of the samples.", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer(
+        "checkpoint_step", None, "Which checkpoint; else the newest.", flag_values=values
+    )
 
 
-def request_of_flags() -> Request:
+def request_of_flags(f: flags.FlagValues = flags.FLAGS) -> Request:
     """The request that the command line makes."""
-    f = flags.FLAGS
     if f.run is None:
         raise InputError("flag --run is missing; give the run folder of edm3d.train")
     path = lambda name: Path(name) if name else None  # noqa: E731
@@ -140,6 +167,8 @@ def read_inputs(request: Request, config: experiment.Section) -> tuple[Sequence[
     """All cases that could be drawn, checked against what the run was trained on."""
     info = read_dataset_info(request.run)
     if request.manifest:
+        if request.records:
+            raise InputError("--manifest and --records are both given; give one of them")
         from edm3d.data.records import cases_of_manifest
 
         return cases_of_manifest(request.manifest, info, allow_outside=request.allow_outside), info

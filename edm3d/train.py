@@ -26,6 +26,7 @@ from edm3d.data.validation import validation_batch
 from edm3d.errors import InputError
 from edm3d.training import mesh as meshes
 from edm3d.training.checkpoint import Checkpoints, abstract_like
+from edm3d.training.lock import held_alone
 from edm3d.training.log import RunLog, Stopwatch, progress_line, summarise
 from edm3d.training.state import (
     Ema,
@@ -83,15 +84,18 @@ def build_trainer(config: Config, objective: Objective, batch: dict[str, np.ndar
 def train(config: Config) -> None:
     """Trains until `config.train.steps` updates are made, or a signal asks for a stop."""
     records, run = Path(config.records), Path(config.run)
+    experiment.check_numbers(config)
     info = read_dataset_info(records)
     experiment.check_data(config, info)
     experiment.check_patch(config.patch, len(config.model.channel_mult))
     objective = experiment.objective_of(config, info)
-    with stop_on_signal() as stop_asked:
+    with stop_on_signal() as stop_asked, contextlib.ExitStack() as held:
         validation = validation_batch(
             records, patch=config.patch, count=config.train.validation_patches, seed=config.seed
         )
         trainer = build_trainer(config, objective, _example(config, info))
+        if jax.process_index() == 0:
+            held.enter_context(held_alone(run))
         checkpoints = _prepare_run_folder(run, config, records)
         state = _start(trainer, checkpoints, config)
         try:
@@ -143,8 +147,10 @@ def _loop(
                 print(progress_line(step, section.steps, values), flush=True)
             if step % section.checkpoint_every == 0:
                 checkpoints.save(state)
-    checkpoints.save(state, wait=True)
-    end = "finished" if step == section.steps else "stopped by a signal; run again to go on"
+    if step > 0:  # else there is nothing worth keeping, and the folder stays free
+        checkpoints.save(state, wait=True)
+    stopped = step < section.steps
+    end = "stopped by a signal, run again to go on," if stopped else "finished"
     print(f"{end} after {step} updates; run folder {config.run}", flush=True)
 
 
@@ -154,7 +160,7 @@ def _collect(measured: list[dict], section: Config, watch: Stopwatch, step: int)
     steps, seconds = watch.lap(step)
     values["steps_per_s"] = steps / seconds
     values["patches_per_s"] = steps * section.batch / seconds
-    in_a_row = int(measured[-1]["skipped_in_a_row"])
+    in_a_row = max(int(m["skipped_in_a_row"]) for m in measured)
     if in_a_row >= section.stop_after_skipped:
         raise InputError(
             f"loss or update were not finite in {in_a_row} steps in a row up to step {step}; lower "
@@ -202,7 +208,6 @@ def _start(trainer: Trainer, checkpoints: Checkpoints, config: Config) -> TrainS
 
 def _prepare_run_folder(run: Path, config: Config, records: Path) -> Checkpoints:
     """Writes config and dataset.json; refuses a folder that another config or data set trained."""
-    run.mkdir(parents=True, exist_ok=True)
     content = experiment.json_of(config.to_dict())
     checkpoints = Checkpoints(run / "checkpoints", keep=config.train.keep_checkpoints)
     if checkpoints.latest_step() is not None:
@@ -243,13 +248,20 @@ def _announce(config: Config, trainer: Trainer, first: int) -> None:
 
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Within it SIGTERM and SIGINT only raise a flag, which the yielded function tells."""
+    """Within it the first SIGTERM or SIGINT raises a flag, which the yielded function tells.
+
+    The second one does what it would do without: it ends the process at once.
+    """
     asked: list[int] = []
 
     def remember(number: int, _: Any) -> None:
         asked.append(number)
+        for s, handler in old.items():
+            signal.signal(s, handler)
 
-    old = {s: signal.signal(s, remember) for s in (signal.SIGTERM, signal.SIGINT)}
+    old = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    for s in old:
+        signal.signal(s, remember)
     try:
         yield lambda: bool(asked)
     finally:

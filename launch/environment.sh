@@ -5,7 +5,15 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 stamp=".venv/installed-$(cat pyproject.toml launch/constraints.txt | sha256sum | cut -c1-16)"
 if [ ! -e "$stamp" ]; then
     echo "installing edm3d into .venv"
-    "${PYTHON:-python3}" -m venv .venv
+    python=${PYTHON:-python3}
+    rm -f .venv/installed-*
+    # Debian's bare Python lacks ensurepip; then the pip beside it fills the environment.
+    if "$python" -c "import ensurepip" 2>/dev/null; then
+        "$python" -m venv .venv
+    else
+        "$python" -m venv --without-pip .venv
+        "$python" -m pip --python .venv/bin/python install --quiet pip
+    fi
     .venv/bin/python -m pip install --quiet --disable-pip-version-check \
         --constraint launch/constraints.txt --editable '.[dev]'
     touch "$stamp"

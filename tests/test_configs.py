@@ -82,6 +82,26 @@ def test_ards_is_the_paper_s_run():
     assert objective.conditioning.residual_scale == pytest.approx(5)
 
 
+def test_the_optimizer_is_adam_with_the_config_s_numbers():
+    """A first step of Adam is rate * g / (|g| + eps), and the rate is ramped."""
+    config = load_config("ards.py")
+    config.optimizer.eps, config.optimizer.ramp_updates = 3.0, 10
+    optimizer, schedule = experiment.optimizer_of(config)
+    gradient = np.array([1.0, -5.0], np.float32)
+    update, _ = optimizer.update(gradient, optimizer.init(gradient))
+    np.testing.assert_allclose(update, -5e-5 * gradient / (np.abs(gradient) + 3), rtol=1e-4)
+    assert float(schedule(9)) == pytest.approx(5e-4)
+    config.paper_literal = True
+    _, literal = experiment.optimizer_of(config)
+    assert float(literal(9)) == pytest.approx(5e-4 * 240 / 10e6)
+
+
+def test_the_residual_can_be_left_unscaled():
+    config = load_config("ards.py")
+    config.data.residual_scale = "none"
+    assert experiment.objective_of(config, _info(config)).conditioning.residual_scale == 1
+
+
 def test_ards_compiles_for_eight_devices_with_gradient_reductions_only():
     config = load_config("ards.py")
     objective = experiment.objective_of(config, _info(config))

@@ -1,8 +1,11 @@
 """Sampling a run: a volume depends on its seed, case and member alone, and lands on its prior."""
 
+import dataclasses
 import json
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import nibabel
 import numpy as np
 import pytest
@@ -10,8 +13,9 @@ import pytest
 from edm3d import experiment
 from edm3d import sample as command
 from edm3d.data.cases import read_cases, read_dataset_info
+from edm3d.diffusion import sampler
 from edm3d.errors import InputError
-from edm3d.generation import Job, padded_shape
+from edm3d.generation import Job, member_key, padded_shape
 
 
 def _sample(run, out, **changes):
@@ -133,6 +137,7 @@ def test_a_manifest_gives_the_same_case_as_its_records(tiny_run, tiny_records, t
         ({"checkpoint_step": 3}, r"checkpoint step 3 is not in .*choose one of \[2, 4\]"),
         ({"batch": 3}, "not divisible by 8 devices"),
         ({"records": Path("nowhere")}, "does not exist"),
+        ({"records": Path("a"), "manifest": Path("b")}, "are both given; give one"),
     ],
 )
 def test_bad_flags_are_refused_and_nothing_is_written(tiny_run, tmp_path, flags, match):
@@ -169,11 +174,82 @@ def test_volumes_are_padded_to_what_the_network_can_halve():
     assert padded_shape((33, 20, 20), patch=16, multiple=8) == (40, 24, 24)
 
 
-def test_jobs_of_a_short_last_batch_come_out_once(tiny_run, tiny_records, case):
+def _drawer(tiny_run, **changes):
     config = experiment.read_run_config(tiny_run)
-    solver = command.solver_of(config, second_order=True, nfe=None, s_churn=None)
+    asked = {"second_order": True, "nfe": None, "s_churn": None, **changes}
+    solver = command.solver_of(config, **asked)
     request = command.Request(run=tiny_run, batch=8)
-    drawer, _ = command.load_drawer(request, config, read_dataset_info(tiny_run), solver)
-    drawn = list(drawer.draw(Job(case, m) for m in range(10)))
+    return command.load_drawer(request, config, read_dataset_info(tiny_run), solver)[0]
+
+
+def _without_network(drawer):
+    return dataclasses.replace(drawer, params=jax.tree.map(jnp.zeros_like, drawer.params))
+
+
+def test_without_a_network_a_sample_is_the_prior_plus_shrunk_noise(tiny_run, case):
+    """F = 0 is exact for a residual N(0, sigma_data^2): noise is scaled to that spread."""
+    drawer = _without_network(_drawer(tiny_run, nfe=79))
+    ((_, hu),) = drawer.draw([Job(case, 2)])
+    shape = (*drawer.shape_of(case), 1)
+    noise = sampler.standard_normal(member_key(0, case.case_id, 2)[None], 0, shape)
+    sigma_data, sigma_max = drawer.objective.sigma_data, drawer.solver.sigma_max
+    x = sigma_max * noise[0] * sigma_data / np.hypot(sigma_max, sigma_data)
+    z, y, w = case.volume_shape_zyx
+    residual = np.asarray(x)[:z, :y, :w, 0] / drawer.objective.conditioning.residual_scale * 1024
+    low, high = drawer.objective.conditioning.window_hu
+    exact = np.clip(np.clip(case.prior_hu, low, high) + residual, low, high)
+    assert residual.std() > 20
+    # Heun's error with 40 steps, and whole HU
+    np.testing.assert_allclose(hu, exact, atol=2 + 0.02 * np.abs(residual).max())
+
+
+@pytest.mark.parametrize(
+    "change", [{"s_churn": 30.0}, {"second_order": False}, {"nfe": 9}], ids=str
+)
+def test_the_asked_solver_is_the_one_that_draws(tiny_run, case, change):
+    volumes = [
+        next(iter(_without_network(_drawer(tiny_run, **c)).draw([Job(case, 0)])))[1]
+        for c in ({}, change)
+    ]
+    assert np.abs(np.subtract(*(v.astype(int) for v in volumes))).max() > 1
+
+
+def test_a_sample_that_is_not_finite_is_refused_by_name(tiny_run, case, tmp_path):
+    drawer = _drawer(tiny_run)
+    broken = dataclasses.replace(
+        drawer, params=jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), drawer.params)
+    )
+    with pytest.raises(InputError, match=f"sample 1 of case {case.case_id} is not finite"):
+        list(broken.draw([Job(case, 1)]))
+
+
+def test_flags_make_the_request_they_name():
+    values = command.flags.FlagValues()
+    command.define_flags(values)
+    values(
+        "edm3d.sample --run=r --split=val --records=rec --out=o --protocol=a,b --limit=3"
+        " --members=4 --batch=5 --solver=euler --nfe=6 --s_churn=7 --seed=8 --checkpoint_step=9"
+        " --allow_outside".split()
+    )
+    assert command.request_of_flags(values) == command.Request(
+        run=Path("r"),
+        records=Path("rec"),
+        split="val",
+        allow_outside=True,
+        out=Path("o"),
+        protocol=("a", "b"),
+        limit=3,
+        members=4,
+        batch=5,
+        second_order=False,
+        nfe=6,
+        s_churn=7.0,
+        seed=8,
+        checkpoint_step=9,
+    )
+
+
+def test_jobs_of_a_short_last_batch_come_out_once(tiny_run, tiny_records, case):
+    drawn = list(_drawer(tiny_run).draw(Job(case, m) for m in range(10)))
     assert [job.member for job, _ in drawn] == list(range(10))
     assert {hu.shape for _, hu in drawn} == {case.prior_hu.shape}

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -12,17 +14,22 @@ import pytest
 from edm3d import experiment
 from edm3d import train as command
 from edm3d.errors import InputError
-from edm3d.training.checkpoint import Checkpoints
-from tests.configurations import tiny_config
+from edm3d.training.checkpoint import Checkpoints, read_ema
+from edm3d.training.lock import held_alone
+from tests.configurations import ROOT, tiny_config
+
+
+def _abstract(config):
+    """Shapes and shardings of the config's state."""
+    info = command.read_dataset_info(config.records)
+    objective = experiment.objective_of(config, info)
+    return command.build_trainer(config, objective, command._example(config, info)).abstract
 
 
 def _final_state(config, steps):
     """The checkpoint after `steps` updates as arrays."""
-    info = command.read_dataset_info(config.records)
-    objective = experiment.objective_of(config, info)
-    trainer = command.build_trainer(config, objective, command._example(config, info))
     checkpoints = Checkpoints(Path(config.run) / "checkpoints")
-    state = checkpoints.restore(steps, trainer.abstract)
+    state = checkpoints.restore(steps, _abstract(config))
     checkpoints.close()
     return jax.device_get(state)
 
@@ -62,6 +69,115 @@ def test_resume_is_bit_exact(tiny_run, tiny_records, widths, tmp_path, monkeypat
     rows = [json.loads(r) for r in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     whole = [json.loads(r) for r in (tiny_run / "metrics.jsonl").read_text().splitlines()]
     assert [r["loss"] for r in rows] == [r["loss"] for r in whole]
+
+
+def test_a_run_that_dies_goes_on_from_its_newest_checkpoint(
+    tiny_run, tiny_records, widths, tmp_path, monkeypatch
+):
+    """It dies after update 3, with a save at 2 and a torn last row of measurements."""
+    config = tiny_config(widths, tiny_records, tmp_path / "run")
+    line = command.progress_line
+
+    def dying_line(step, *rest):
+        if step == 3:
+            raise RuntimeError("power cut")
+        return line(step, *rest)
+
+    monkeypatch.setattr(command, "progress_line", dying_line)
+    with pytest.raises(RuntimeError, match="power cut"):
+        command.train(config)
+    path = tmp_path / "run/metrics.jsonl"
+    assert len(path.read_text().splitlines()) == 3
+    with path.open("a") as file:
+        file.write('{"step": 4, "lo')
+    monkeypatch.setattr(command, "progress_line", line)
+    command.train(config)
+
+    died = _final_state(config, 4)
+    undisturbed = _final_state(tiny_config(widths, tiny_records, tiny_run), 4)
+    jax.tree.map(np.testing.assert_array_equal, died, undisturbed)
+    rows = [json.loads(r) for r in path.read_text().splitlines()]
+    assert [r["step"] for r in rows] == [1, 2, 3, 4]
+
+
+KILLED = """
+import os
+from edm3d import train as command
+from tests.conftest import Widths
+from tests.configurations import tiny_config
+from pathlib import Path
+
+def dying_line(step, *rest):
+    if step == 3:
+        os._exit(9)  # as by SIGKILL: nothing is closed, nothing waited for
+    return ""
+
+command.progress_line = dying_line
+command.train(tiny_config(Widths(), Path({records!r}), Path({run!r})))
+"""
+
+
+def test_a_killed_process_leaves_a_run_that_ends_with_the_same_weights(
+    tiny_run, tiny_records, widths, tmp_path
+):
+    run = tmp_path / "run"
+    code = KILLED.format(records=str(tiny_records), run=str(run))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.returncode == 9, done.stderr.decode()
+    command.train(tiny_config(widths, tiny_records, run))
+    killed = _final_state(tiny_config(widths, tiny_records, run), 4)
+    undisturbed = _final_state(tiny_config(widths, tiny_records, tiny_run), 4)
+    jax.tree.map(np.testing.assert_array_equal, killed, undisturbed)
+
+
+def test_a_run_folder_in_use_is_refused_and_left_alone(tiny_records, widths, tmp_path):
+    run = tmp_path / "run"
+    unfinished = run / "checkpoints/2.orbax-checkpoint-tmp"
+    with held_alone(run):
+        unfinished.mkdir(parents=True)  # what the other process is writing
+        with pytest.raises(InputError, match=r"in use by another edm3d\.train"):
+            command.train(tiny_config(widths, tiny_records, run))
+    assert unfinished.is_dir() and not (run / "config.json").exists()
+    with held_alone(run):  # free again
+        pass
+
+
+def test_a_stop_before_the_first_update_leaves_the_folder_free(
+    tiny_records, widths, tmp_path, monkeypatch
+):
+    def stop_first(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(command, "_announce", stop_first)
+    command.train(tiny_config(widths, tiny_records, tmp_path / "run"))
+    assert not list((tmp_path / "run/checkpoints").iterdir())
+
+
+def test_a_second_interrupt_ends_the_process():
+    with pytest.raises(KeyboardInterrupt), command.stop_on_signal() as asked:
+        assert not asked()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked()
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_run_that_has_more_updates_than_asked_is_finished(tiny_run, tiny_records, widths, capsys):
+    config = tiny_config(widths, tiny_records, tiny_run)
+    config.train.steps = 3
+    command.train(config)
+    assert "finished after 4 updates" in capsys.readouterr().out
+
+
+def test_sampling_reads_the_averaged_weights(tiny_run, tiny_records, widths):
+    config = tiny_config(widths, tiny_records, tiny_run)
+    state = _final_state(config, 4)
+    step, ema = read_ema(tiny_run, _abstract(config).ema)
+    assert step == 4
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(ema), state.ema)
+    kernels = [p["conv_in"]["kernel"] for p in (ema, state.params)]
+    assert np.abs(np.subtract(*kernels)).max() > 0
 
 
 def test_a_run_that_lost_its_way_stops_with_its_checkpoint_unharmed(tiny_records, widths, tmp_path):
@@ -115,6 +231,17 @@ def test_bad_configs_are_refused_before_anything_is_written(tiny_records, widths
     uneven = config()
     uneven.train.batch = 12
     _refused(uneven, "not divisible by the 8 devices")
+    numbers = config()
+    numbers.seed, numbers.train.log_every = -1, 0
+    with pytest.raises(InputError, match="seed is -1; give 0 or more") as caught:
+        command.train(numbers)
+    assert "train.log_every is 0; give a whole number of at least 1" in str(caught.value)
+    unknown = config()
+    unknown.model.dtype = "float17"
+    _refused(unknown, "model.dtype is 'float17'; use one of float32")
+    unseen = config()
+    unseen.train.log_every = 3
+    _refused(unseen, "train.validate_every is 2, no multiple of train.log_every 3")
     nowhere = config()
     nowhere.records = str(tmp_path / "nowhere")
     _refused(nowhere, "does not exist")

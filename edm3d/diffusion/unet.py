@@ -118,10 +118,8 @@ class Block(nn.Module):
         conv = partial(Conv, self.features, dtype=self.dtype, conv3=self.conv3)
         resample = self.resample or (lambda a: a)
         h = conv(name="conv0")(resample(NormSiLU(self.dtype)(x)))
-        shift = nn.Dense(
-            self.features, dtype=self.dtype, kernel_init=scaled_xavier(), name="shift"
-        )(embedding)
-        h = NormSiLU(self.dtype)(h + shift[:, None, None, None, :])
+        shift = nn.Dense(self.features, kernel_init=scaled_xavier(), name="shift")(embedding)
+        h = NormSiLU(self.dtype)(h + shift[:, None, None, None, :].astype(self.dtype))
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
         h = conv(scale=TINY, name="conv1")(h)
         x = resample(x)

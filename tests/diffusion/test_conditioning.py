@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from edm3d.data.projection import MU_WATER_PER_MM, line_integrals, mean_unit_attenuation
 from edm3d.diffusion.conditioning import (
     Conditioning,
     add_residual,
@@ -87,10 +88,18 @@ def test_back_projection_is_the_adjoint_of_projection(whole):
 
 def test_the_difference_to_the_prior_is_in_units_of_the_residual(whole):
     """A residual that is constant along its rays equals its own back-projected difference."""
-    channels = condition_channels(whole, SPEC)
+    rng = np.random.default_rng(3)
+    prior = rng.integers(-900, 900, SHAPE).astype(np.int16)
+    target = prior + rng.integers(-90, 90, (*SHAPE[:2], 1)).astype(np.int16)  # the same along x
+    batch = dict(whole, prior_hu=prior[None], target_hu=target[None])
+    for name, hu in (("xray_lat", target), ("prior_xray_lat", prior)):
+        _, image = line_integrals(hu, spacing_mm=2.0)
+        path_mm = 2.0 * SHAPE[2]
+        units = mean_unit_attenuation(image, path_mm=path_mm, mu_water_per_mm=MU_WATER_PER_MM)
+        batch[name] = units[None]
+    channels = condition_channels(batch, SPEC)
     got = channels[..., SPEC.channel_names.index("xray_difference_lat")]
-    images = SPEC.residual_scale * (whole["xray_lat"] - whole["prior_xray_lat"])
-    np.testing.assert_allclose(got, np.broadcast_to(images[..., None], (1, *SHAPE)), atol=1e-6)
+    np.testing.assert_allclose(got, scaled_residual(batch, SPEC)[..., 0], atol=2e-5)
 
 
 def test_prior_plus_residual_is_the_target(whole):

@@ -142,6 +142,26 @@ def test_validation_levels_spread_as_those_of_training():
     assert levels.std() == pytest.approx(1.2, abs=0.01)
 
 
+def test_the_average_follows_the_weights_by_its_half_life(objective, batch, one_device):
+    _, state = one_device
+    ema = Ema(half_life_samples=BATCH, ramp=1e9)  # one update: half of the way
+    step = jax.jit(partial(train_step, objective=objective, optimizer=optax.adam(1e-2), ema=ema))
+    after, _ = step(state, batch, jax.random.key(7))
+
+    def half_way(old, new, got):
+        np.testing.assert_allclose(got, (np.asarray(old) + new) / 2, atol=1e-6)
+        return np.abs(new - got).max()
+
+    assert max(jax.tree.leaves(jax.tree.map(half_way, state.ema, after.params, after.ema))) > 1e-3
+
+
+def test_a_step_draws_its_noise_levels_from_the_objective(objective, batch, one_device):
+    noisy = dataclasses.replace(objective, p_mean=9.0, p_std=0.1)
+    step = jax.jit(partial(train_step, objective=noisy, optimizer=optax.adam(0.0), ema=Ema()))
+    _, measured = step(one_device[1], batch, jax.random.key(7))
+    np.testing.assert_array_equal(measured["sigma_count"], [0, 0, 0, 0, BATCH])
+
+
 def test_ema_half_life_is_what_it_says():
     ema = Ema(half_life_samples=1000, ramp=1e9)
     decay = ema.decay(jnp.asarray(0), 10)
