@@ -51,6 +51,11 @@ def _halves(offsets: np.ndarray, cloud: np.ndarray, rng: np.random.Generator) ->
     return [cloud[order[:middle]], cloud[order[middle:]]]
 
 
+def trunk(start: np.ndarray, end: np.ndarray, leaves: int) -> Branches:
+    """One straight branch from `start` to `end` that feeds `leaves`."""
+    return Branches(np.array([start]), np.array([end]), np.array([leaves]))
+
+
 def murray_radius(branches: Branches, leaf_radius_mm: float) -> np.ndarray:
     """Radius `[n]` with r^3 proportional to the leaves fed (Murray 1926)."""
     return leaf_radius_mm * np.cbrt(branches.leaves)
