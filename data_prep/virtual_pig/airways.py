@@ -12,8 +12,8 @@ from .lattice import Points, coverage, layer_coverage, paint, smooth_step
 TRACHEA_MM, WALL_MM = 10.0, 2.2  # outer radius and wall, times scale
 CARINA_Z, TRACHEAL_BRONCHUS_Z, TUBE_TIP_Z = 78.0, 96.0, 118.0  # times scale
 TUBE_RADIUS_MM, TUBE_WALL_MM = 5.0, 1.5  # a tube of 7 mm inside
-LINE_MM, LINE_HU = 1.0, 2200.0  # barium stripe along a tube
-GASTRIC_RADIUS_MM, GASTRIC_WALL_MM = 2.6, 1.0
+LINE_MM, LINE_HU = 1.4, 2200.0  # barium stripe along a tube
+GASTRIC_RADIUS_MM, GASTRIC_WALL_MM, GASTRIC_TIP_Z = 2.6, 1.0, -45.0
 PVC_HU, GAS_HU, WALL_HU = 160.0, -995.0, 42.0
 _FAR = 99.0
 
@@ -25,11 +25,13 @@ def trachea_axis(chest: Chest, z: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def oesophagus_axis(chest: Chest, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """y and x of the oesophagus: behind the trachea, left of it in the inlet."""
+    """y and x of the oesophagus: left of the trachea in the inlet, behind it, to the stomach."""
     s = chest.scale
-    rise = 38 - 9 * smooth_step((z - 30 * s) / (45 * s))
-    aside = 2 - 3 * smooth_step((z - 30 * s) / (45 * s)) + 12 * smooth_step((z - 92 * s) / (24 * s))
-    return spine_y(chest, z) - s * (3 + rise), s * aside
+    upper = smooth_step((z - 30 * s) / (45 * s))
+    hiatus = smooth_step((15 * s - z) / (60 * s))
+    inlet = smooth_step((z - 92 * s) / (24 * s))
+    y = spine_y(chest, z) - s * (41 - 9 * upper + 34 * hiatus)
+    return y, s * (2 - 3 * upper + 12 * inlet + 14 * hiatus)
 
 
 def trachea_distance(chest: Chest, at: Points) -> np.ndarray:
@@ -81,17 +83,22 @@ def paint_airways(chest: Chest, at: Points, h: float, hu: np.ndarray) -> np.ndar
     hu = paint(hu, coverage(np.minimum(trachea + WALL_MM * s, bronchi), h), GAS_HU)
     z = at[0]
     y0, x0 = trachea_axis(chest, z)
-    inside = coverage(TUBE_TIP_Z * s - z, h)
-    hu = _paint_tube(hu, at, (y0 + 0.8 * s, x0), h, (TUBE_RADIUS_MM, TUBE_WALL_MM, GAS_HU), inside)
-    return _paint_tube(
-        hu, at, oesophagus_axis(chest, z), h, (GASTRIC_RADIUS_MM, GASTRIC_WALL_MM, 10.0), 1.0
-    )
+    tube = (TUBE_RADIUS_MM, TUBE_WALL_MM, GAS_HU)
+    hu = _paint_tube(hu, at, (y0 + 0.8 * s, x0), h, tube, TUBE_TIP_Z * s)
+    return paint_gastric_tube(chest, at, h, hu)
 
 
-def _paint_tube(hu, at: Points, axis, h: float, tube, there) -> np.ndarray:
-    """A tube (outer radius, wall, content) about `axis` (y, x), with its radio-opaque line."""
-    _, y, x = at
+def paint_gastric_tube(chest: Chest, at: Points, h: float, hu: np.ndarray) -> np.ndarray:
+    """`hu` with the fluid-filled tube in the oesophagus, which ends in the stomach."""
+    tube, tip = (GASTRIC_RADIUS_MM, GASTRIC_WALL_MM, 10.0), GASTRIC_TIP_Z * chest.scale
+    return _paint_tube(hu, at, oesophagus_axis(chest, at[0]), h, tube, tip)
+
+
+def _paint_tube(hu, at: Points, axis, h: float, tube, tip_z: float) -> np.ndarray:
+    """A tube (outer radius, wall, content) about `axis` (y, x) above its tip, with its line."""
+    z, y, x = at
     radius, wall, content = tube
+    there = coverage(tip_z - z, h)
     dy, dx = y - axis[0], x - axis[1]
     r = np.hypot(dy, dx)
     hu = paint(hu, coverage(r - radius + wall, h) * there, content)

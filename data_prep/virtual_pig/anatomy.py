@@ -11,20 +11,20 @@ from scipy import ndimage
 
 from .airways import GAS_HU
 from .chest import Chest, build_chest
-from .lattice import Lattice, lattice_over, paint, random_field
+from .lattice import Lattice, coverage, lattice_over, paint, random_field
 from .lobes import LEFT_LOBES, RIGHT_CRANIAL, fissure_distance, fissure_share, lobe_of
-from .mediastinum import mediastinum_coverage, paint_abdomen, paint_mediastinum
+from .mediastinum import hilum_distance, mediastinum_coverage, paint_abdomen, paint_mediastinum
 from .shape import Pose, cavity_coverage
 from .traits import Folds, Traits, field_generator, generator
 from .trees import Branches, grow_tree, murray_radius, select, shifted, trunk, tube_fraction
 from .wall import paint_wall, wall_thickness
 
 MATERIAL_MM = 4.0
-_TREES, _HEART_FAT, _BELLY_FAT = 3, 30, 31
+_TREES, _HEART_FAT, _BELLY_FAT, _MARBLING = 3, 30, 31, 32
 _ARTERY_LEAVES, _VEIN_LEAVES, _AIRWAY_MIN_LEAVES = 840, 520, 6
 _VESSEL_LEAF_MM, _AIRWAY_LEAF_MM = 0.80, 0.62
 _WALL_SHARE, _LEAST_WALL_MM = 0.22, 0.3  # of an airway's radius
-_BARE_MM, _NO_LOBE = 3.5, -1  # no vessel ends this near a fissure
+_BARE_MM, _NO_LOBE = 6.0, -1  # no vessel ends this near a fissure
 # Where each lobe's bronchus and artery enter it: z, y, x, times scale.
 _LOBE_ROOTS = (
     (68.0, 10.0, 24.0),
@@ -92,15 +92,18 @@ def cavity_lattice(chest: Chest, spacing: float) -> Lattice:
     return lattice_over(low, high, spacing)
 
 
-def paint_body(chest: Chest, traits: Traits, detail_mm: float) -> BodyAtlas:
+def paint_body(
+    chest: Chest, traits: Traits, detail_mm: float, *, seed: int, index: int
+) -> BodyAtlas:
     """The body wall at `detail_mm`."""
     fat = traits.proportions.fat
     back, front = (float(wall_thickness(chest, fat, np.array(a), 0.0)) for a in (1.0, -1.0))
     side = chest.half_width + 36 * chest.scale
     low = (-160 * chest.scale, -chest.depth_ventral - front - 6, -side)
     high = (chest.top + 24, chest.depth_dorsal + back + 6, side)
-    lattice = lattice_over(low, high, detail_mm)
-    return BodyAtlas(lattice, paint_wall(chest, fat, lattice))
+    coarse, lattice = (lattice_over(low, high, h) for h in (MATERIAL_MM, detail_mm))
+    marbling = random_field(coarse, 4.5, field_generator(seed, index, _MARBLING))
+    return BodyAtlas(lattice, paint_wall(chest, fat, lattice, refine(marbling, coarse, lattice)))
 
 
 def lung_trees(
@@ -163,7 +166,8 @@ def paint_lungs(
     at, h = lattice.open_mesh(), lattice.size_mm
     vessel, airway = _tubes(chest, lattice, *trees)
     inner = paint_mediastinum(chest, traits, at, h, fats[0])
-    inner = paint(inner, airway, GAS_HU)  # bronchi go on inside the hilum
+    # Bronchi go on inside the hilum, but a tree's path through the heart is not one.
+    inner = paint(inner, airway * coverage(hilum_distance(chest, at) - 8, h), GAS_HU)
     return LungAtlas(
         lattice=lattice,
         cavity=cavity_coverage(Pose(chest, 0.0, False), lattice),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .chest import rib_taper, taper
+from .chest import rib_taper, spine_distance, taper
 from .lattice import Lattice, Points, coverage, interpolation, paint, sample
 from .pig import Pig
 from .shape import Pose, diaphragm_z, to_reference
@@ -60,21 +60,26 @@ def _with_abdomen(pig: Pig, pose: Pose, at: Points, hu: np.ndarray, h: float) ->
     z, y, x = z[below], y[below], x[below]
     reference = to_reference(pose.dry, (z, y, x))
     (belly,) = sample([pig.lung.inner_hu], interpolation(pig.lung.lattice, reference))
-    hu[below] = _with_stomach(pig, pose, (z, y, x), belly, h)
+    belly = _with_stomach(pig, pose, (z, y, x), belly, h)
+    bone = coverage(spine_distance(pig.chest, (z, y, x)), h)
+    hu[below] = paint(belly, bone, hu[below])
     return hu
 
 
 def _with_stomach(pig: Pig, pose: Pose, at: Points, hu: np.ndarray, h: float) -> np.ndarray:
-    """Stomach (22 HU) under the left dome, with a gas bubble on its upper side."""
+    """Stomach (22 HU, wall 45) under the left dome, with a gas bubble on its upper side."""
     z, y, x = at
     s = pig.chest.scale
-    dz = z - diaphragm_z(pose, y, x) + 36 * s
-    dy = y + 22 * s
-    k = np.sqrt(((x - 34 * s) / (30 * s)) ** 2 + (dy / (32 * s)) ** 2 + (dz / (26 * s)) ** 2)
-    distance = (k - 1) * 28 * s
+    y0, x0 = -22 * s, 30 * s
+    dome = float(diaphragm_z(pose, np.array(y0), np.array(x0)))
+    dy, dz = y - y0, z - dome + 34 * s
+    k = np.sqrt(((x - x0) / (30 * s)) ** 2 + (dy / (34 * s)) ** 2 + (dz / (27 * s)) ** 2)
+    # Liver or at least the diaphragm lies between the stomach and the lung.
+    distance = np.maximum((k - 1) * 29 * s, 0.7 * (z - diaphragm_z(pose, y, x)) + 6 * s)
+    hu = paint(hu, coverage(distance - 3, h), 45)
     hu = paint(hu, coverage(distance, h), 22)
-    level = 12 * s - dy if pose.prone else dy + 14 * s
-    return paint(hu, coverage(distance + 4, h) * coverage(level, h), -990)
+    level = 12 * s - dy if pose.prone else dy + 12 * s
+    return paint(hu, coverage(distance, h) * coverage(level, h), -990)
 
 
 def couch_hu(lattice: Lattice, body: np.ndarray, prone: bool) -> np.ndarray:

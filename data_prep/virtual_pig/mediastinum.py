@@ -10,6 +10,7 @@ import numpy as np
 from .airways import (
     oesophagus_distance,
     paint_airways,
+    paint_gastric_tube,
     segment_distance,
     trachea_axis,
     trachea_distance,
@@ -85,7 +86,8 @@ def _vessel_distance(chest: Chest, at: Points) -> np.ndarray:
     return np.minimum(np.minimum(_arch_distance(chest, at), cava), _cranial_vessels(chest, at))
 
 
-def _hilum_distance(chest: Chest, at: Points) -> np.ndarray:
+def hilum_distance(chest: Chest, at: Points) -> np.ndarray:
+    """Signed distance (mm, about) to both hila."""
     z, y, x = at
     s = chest.scale
     k = np.sqrt(
@@ -114,7 +116,7 @@ def mediastinum_distance(chest: Chest, at: Points) -> np.ndarray:
     parts = (
         oesophagus_distance(chest, at),
         _vessel_distance(chest, at),
-        _hilum_distance(chest, at),
+        hilum_distance(chest, at),
         _fat_distance(chest, at),
     )
     distance = trachea_distance(chest, at)
@@ -142,7 +144,7 @@ def paint_mediastinum(
     s = chest.scale
     heart = heart_distance(chest, traits, at)
     fat = _FAT_HU + (_NODE_HU - _FAT_HU) * (0.5 + 0.5 * np.tanh(1.5 * fat_field + 0.3))
-    hu = paint(fat, coverage(_hilum_distance(chest, at) - 1, h), _NODE_HU)
+    hu = paint(fat, coverage(hilum_distance(chest, at) - 1, h), _NODE_HU)
     hu = paint(hu, coverage(oesophagus_distance(chest, at), h), _NODE_HU)
     hu = paint(hu, coverage(heart - 5, 4.0), _MUSCLE_HU)
     hu = paint(hu, coverage(heart + 9 * s, 4.0), _BLOOD_HU)
@@ -165,4 +167,6 @@ def paint_abdomen(
     viscera = smooth_step((x - 5 * s) / (30 * s)) * smooth_step((-25 * s - z) / 20)
     fat = smooth_step(1.6 * (fat_field - 0.75)) * smooth_step((-45 * s - z) / 15)
     belly = paint(paint(62 - 25 * viscera, fat, -95), coverage(5 - below, h), 52)
+    belly = paint(belly, coverage(_vessel_distance(chest, at), h), _BLOOD_HU)
+    belly = paint_gastric_tube(chest, at, h, belly)
     return np.where(below > -4, belly, hu).astype(np.float32)

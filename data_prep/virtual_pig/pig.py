@@ -79,10 +79,15 @@ def build_pig(seed: int, index: int, detail_mm: float = anatomy.MATERIAL_MM) -> 
         chest=chest,
         material=material,
         lung=_detailed(chest, traits, material, trees, fats, detail_mm),
-        body=anatomy.paint_body(chest, traits, min(detail_mm, anatomy.MATERIAL_MM)),
+        body=_body(chest, traits, detail_mm, seed=seed, index=index),
         fields=draw_injury(chest, traits, lattice, held, seed=seed, index=index),
         effusion=draw_effusion(seed, index),
     )
+
+
+def _body(chest, traits, detail_mm: float, *, seed: int, index: int) -> BodyAtlas:
+    detail_mm = min(detail_mm, anatomy.MATERIAL_MM)
+    return anatomy.paint_body(chest, traits, detail_mm, seed=seed, index=index)
 
 
 def _detailed(chest, traits, material: LungAtlas, trees, fats, detail_mm: float) -> LungAtlas:

@@ -44,7 +44,8 @@ def fluid_profile(angle: np.ndarray, prone: bool) -> np.ndarray:
     """Thickness of pleural fluid, 0..1: two crescents in the dependent gutters beside midline."""
     cos, sin = np.cos(angle), np.sin(angle)
     dependent = np.clip(-sin if prone else sin, 0, 1)
-    return 1.6 * dependent**4 * cos**2 / (cos**2 + 0.05)
+    # Ventrally the heart keeps the fluid further from the midline.
+    return 1.6 * dependent**4 * cos**2 / (cos**2 + (0.15 if prone else 0.05))
 
 
 @dataclass(frozen=True)

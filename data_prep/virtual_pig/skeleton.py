@@ -14,8 +14,8 @@ from .chest import Chest, rib_taper, spine_distance, spine_y
 from .lattice import coverage, layer_coverage, paint, smooth_step
 
 RIB_PITCH_MM, RIB_SLOPE_MM = 21.0, 40.0
-_SHOULDER, _ELBOW = (104.0, -44.0, 68.0), (192.0, -78.0, 74.0)  # z, y, x of the left humerus
-_LIMB_MM = (33.0, 26.0)  # radius of the limb's flesh at shoulder and elbow
+_SHOULDER, _ELBOW = (104.0, -42.0, 67.0), (192.0, -74.0, 76.0)  # z, y, x of the left humerus
+_LIMB_MM = (38.0, 31.0)  # radius of the limb's flesh at shoulder and elbow
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from .shape import Pose
 from .skeleton import WallFrame
 
 MUSCLE_HU, FAT_HU, SKIN_HU = 57.0, -100.0, 10.0
-_SKIN_MM, _PLANE_MM = 2.5, 1.3
+_SKIN_MM, _PLANE_MM, _STREAK_HU = 2.5, 1.3, 90.0
 _BLEND_MM = 14.0  # the limb runs into the trunk without a crease
 
 
@@ -40,10 +40,11 @@ def skin_depth(chest: Chest, fat: float, frame: WallFrame) -> np.ndarray:
     return np.maximum(trunk, limb) + blend**2 / (4 * _BLEND_MM)
 
 
-def paint_wall(chest: Chest, fat: float, lattice: Lattice) -> np.ndarray:
-    """HU `[z, y, x]` outside the cavity, in the reference frame."""
+def paint_wall(chest: Chest, fat: float, lattice: Lattice, marbling: np.ndarray) -> np.ndarray:
+    """HU `[z, y, x]` outside the cavity, in the reference frame; `marbling` is a unit field."""
     frame = wall_frame(chest, lattice)
-    hu = _soft_layers(frame, skin_depth(chest, fat, frame), fat)
+    muscle = MUSCLE_HU + 6 * marbling - _STREAK_HU * smooth_step(1.5 * (marbling - 1.3))
+    hu = _soft_layers(frame, skin_depth(chest, fat, frame), fat, muscle)
     for layer in skeleton.LAYERS:
         hu = layer(frame, hu)
     return _neck_airway(frame, hu).astype(np.float32)
@@ -57,9 +58,9 @@ def wall_frame(chest: Chest, lattice: Lattice) -> WallFrame:
     return WallFrame(chest, z, y, x, x / r, y / r, depth.astype(np.float32), lattice.size_mm)
 
 
-def _soft_layers(f: WallFrame, below_skin: np.ndarray, fat: float) -> np.ndarray:
+def _soft_layers(f: WallFrame, below_skin: np.ndarray, fat: float, muscle) -> np.ndarray:
     s = f.chest.scale
-    hu = _fat_planes(f, np.full(f.depth.shape, MUSCLE_HU, np.float32))
+    hu = _fat_planes(f, muscle)
     hu = paint(hu, smooth_step((s * (2 + 11 * fat) - below_skin) / 3 + 0.5), FAT_HU)
     return paint(hu, coverage(below_skin - _SKIN_MM, f.h), SKIN_HU)
 
