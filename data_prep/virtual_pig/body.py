@@ -32,10 +32,10 @@ def body_hu(
 
 
 def straight_at(straight: Points, voxels: tuple[np.ndarray, ...]) -> Points:
-    """The listed voxels' coordinates out of the mesh `[z, 1, 1]`, `[z, y, 1]`, `[1, 1, x]`."""
+    """The listed voxels' coordinates out of the mesh `[z, 1, 1]`, `[z, y, 1]`, `[z, 1, x]`."""
     iz, iy, ix = voxels
     z, y, x = straight
-    return z[iz, 0, 0], y[iz, iy, 0], x[0, 0, ix]
+    return z[iz, 0, 0], y[iz, iy, 0], x[iz, 0, ix]
 
 
 def _rest_frame(pig: Pig, pose: Pose, straight: Points, h: float) -> WallFrame:

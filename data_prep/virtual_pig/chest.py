@@ -2,8 +2,8 @@
 
 Everything is built in a straight frame, in which the cavity is polar about the z axis. There the
 spine follows the taper of the dorsal wall; `bend` is the shift along y that straightens the spine
-again, slice by slice, so that volumes stay as they are (a shear has determinant 1). Only `render`
-and gravity see the bent animal.
+again, slice by slice, and `sway` a small one along x; volumes stay as they are (a shear has
+determinant 1). Only `render` and gravity see the bent animal.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Chest:
     keel: float
     rib_strain: float  # radial strain per unit q
     descent: float  # diaphragm descent per unit q
-    folds: Folds  # how septum and fissures wave
+    folds: Folds  # how septum, fissures and body line wave
 
 
 def build_chest(p: Proportions, scale: float, folds: Folds) -> Chest:
@@ -78,10 +78,18 @@ def bend(chest: Chest, z: np.ndarray) -> np.ndarray:
     return chest.depth_dorsal - _SAG_MM * chest.scale * t**2 - spine_y(chest, z)
 
 
+def sway(chest: Chest, z: np.ndarray) -> np.ndarray:
+    """Shift along x (mm): no animal lies quite straight."""
+    lean, curve = chest.folds.sway_mm
+    t = np.clip(z / (150 * chest.scale), -1, 1.15)
+    return chest.scale * (lean * t + curve * (t**2 - 0.3))
+
+
 def straightened(chest: Chest, points: Points) -> Points:
     """Scan points in the straight frame."""
     z, y, x = points
-    return z, (y - bend(chest, z)).astype(np.float32), x
+    shift_y, shift_x = bend(chest, z), sway(chest, z)
+    return z, (y - shift_y).astype(np.float32), (x - shift_x).astype(np.float32)
 
 
 def spine_distance(chest: Chest, at: Points) -> np.ndarray:

@@ -95,12 +95,13 @@ def draw_traits(seed: int, index: int) -> Traits:
 
 @dataclass(frozen=True)
 class Folds:
-    """How one pig's septum and fissures differ from the template."""
+    """How one pig's septum, fissures and posture differ from the template."""
 
     septum_mm: float  # deviation of the septum to the left, times scale
     septum_phase: float
     fissure_mm: tuple[float, float, float]  # left oblique, right oblique, right cranial
     fissure_phase: float
+    sway_mm: tuple[float, float]  # how the body leans and curves sideways, times scale
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ def draw_folds(seed: int, index: int) -> Folds:
         septum_phase=float(rng.uniform(0, 2 * np.pi)),
         fissure_mm=tuple(rng.normal(0, 4.0, 3).tolist()),
         fissure_phase=float(rng.uniform(0, 2 * np.pi)),
+        sway_mm=tuple(np.clip(rng.normal(0, 3.5, 2), -7, 7).tolist()),
     )
 
 
