@@ -13,7 +13,7 @@ from .airways import segment_distance
 from .chest import Chest, rib_taper, spine_distance, spine_y
 from .lattice import coverage, layer_coverage, paint, smooth_step
 
-RIB_PITCH_MM, RIB_SLOPE_MM, _LAST_RIB_MM = 21.0, 40.0, -178.0
+RIB_PITCH_MM, RIB_SLOPE_MM, _LAST_RIB_MM = 21.0, 58.0, -178.0
 _SHOULDER, _ELBOW = (104.0, -42.0, 67.0), (192.0, -74.0, 76.0)  # z, y, x of the left humerus
 _LIMB_MM = (38.0, 31.0)  # radius of the limb's flesh at shoulder and elbow
 
@@ -59,10 +59,10 @@ def limb_depth(f: WallFrame) -> np.ndarray:
 
 
 def ribs(f: WallFrame, hu: np.ndarray) -> np.ndarray:
-    """Ribs that slope from spine to sternum: cortex 780, marrow 260, costal cartilage 150/140."""
+    """Ribs that slope from spine to sternum: cortex 780, marrow 160, costal cartilage 150/140."""
     s = f.chest.scale
     pitch = RIB_PITCH_MM * s
-    around = (1 - f.sin) / 2  # 0 at the spine, 1 at the sternum
+    around = np.arccos(np.clip(f.sin, -1, 1)) / np.pi  # 0 at the spine, 1 at the sternum
     root = f.z + _rib_fall(f, around)
     along = (root / pitch - np.round(root / pitch)) * pitch
     wide = 4.2 + 1.2 * around  # round at the neck of the rib, flat and broad in front
@@ -70,10 +70,10 @@ def ribs(f: WallFrame, hu: np.ndarray) -> np.ndarray:
     distance = (k - 1) * 3.4 * s
     # False ribs end ever further from the sternum.
     floating = smooth_step((-10 * s - root) / (170 * s))
-    cartilage = smooth_step((around - 0.80 + 0.3 * floating) / 0.08)
-    bone = np.where(distance > -1.3, 780 - 630 * cartilage, 260 - 120 * cartilage)
+    cartilage = smooth_step((around - 0.68 + 0.3 * floating) / 0.06)
+    bone = np.where(distance > -1.1, 780 - 630 * cartilage, 160 - 20 * cartilage)
     there = (
-        (f.z < f.chest.top - 4 * s) & (root > _LAST_RIB_MM * s) & (around < 0.985 - 0.4 * floating)
+        (f.z < f.chest.top - 4 * s) & (root > _LAST_RIB_MM * s) & (around < 0.95 - 0.4 * floating)
     )
     return paint(hu, coverage(distance, f.h) * there, bone)
 
@@ -82,7 +82,7 @@ def _rib_fall(f: WallFrame, around: np.ndarray) -> np.ndarray:
     """How far below its vertebra a rib is, mm: caudal ribs slope more, cartilage turns back up."""
     s = f.chest.scale
     slope = RIB_SLOPE_MM * (0.75 + 0.7 * smooth_step((110 * s - f.z) / (200 * s)))
-    return slope * s * (around**1.3 - 1.6 * np.maximum(around - 0.82, 0))
+    return slope * s * (around - 1.6 * np.maximum(around - 0.72, 0))
 
 
 def vertebrae(f: WallFrame, hu: np.ndarray) -> np.ndarray:
