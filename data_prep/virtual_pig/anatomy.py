@@ -24,7 +24,7 @@ _TREES, _HEART_FAT, _BELLY_FAT, _MARBLING = 3, 30, 31, 32
 _ARTERY_LEAVES, _VEIN_LEAVES, _AIRWAY_MIN_LEAVES = 840, 520, 6
 _VESSEL_LEAF_MM, _AIRWAY_LEAF_MM = 0.80, 0.62
 _WALL_SHARE, _LEAST_WALL_MM = 0.22, 0.3  # of an airway's radius
-_BARE_MM, _NO_LOBE = 6.0, -1  # no vessel ends this near a fissure
+_BARE_MM, _NO_LOBE = 5.0, -1  # no vessel ends this near a fissure
 # Where each lobe's bronchus and artery enter it: z, y, x, times scale.
 _LOBE_ROOTS = (
     (68.0, 10.0, 24.0),

@@ -171,12 +171,14 @@ def test_fissures_hold_the_same_pleura_at_every_resolution(pig):
 
 
 def test_vessels_thin_out_towards_fissures(pig):
+    """Away from the hilum; without a bare zone an eighth of the vessels stays close to fissures."""
     atlas = pig.lung
-    distance = fissure_distance(pig.chest, atlas.lattice.open_mesh())
-    inside = atlas.lung > 0.99
-    near = atlas.vessel[inside & (distance > 1.8) & (distance < 3.5)]
+    at = atlas.lattice.open_mesh()
+    distance = fissure_distance(pig.chest, at)
+    inside = (atlas.lung > 0.99) & (np.abs(at[2]) > 32 * pig.chest.scale)
+    near = atlas.vessel[inside & (distance > 1.8) & (distance < 4)]
     far = atlas.vessel[inside & (distance > 8) & (distance < 14)]
-    assert near.mean() < 0.6 * far.mean()
+    assert near.mean() < 0.04 * far.mean()
 
 
 def test_the_septum_is_not_a_plane_and_differs_between_pigs(pig):
