@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from .abdomen import paint_abdomen
 from .airways import GAS_HU
 from .chest import Chest, build_chest
 from .lattice import Lattice, coverage, lattice_over, paint, random_field
 from .lobes import LEFT_LOBES, RIGHT_CRANIAL, fissure_distance, fissure_share, lobe_of
-from .mediastinum import hilum_distance, mediastinum_coverage, paint_abdomen, paint_mediastinum
+from .mediastinum import hilum_distance, mediastinum_coverage, paint_mediastinum
 from .shape import Pose, cavity_coverage
 from .traits import Folds, Traits, field_generator, generator
 from .trees import Branches, grow_tree, murray_radius, select, shifted, trunk, tube_fraction

@@ -1,4 +1,4 @@
-"""Heart, great vessels and septum between the lungs, and what lies below the diaphragm.
+"""Heart, great vessels and septum between the lungs.
 
 All of it in the reference frame (mm, times the pig's scale). These organs are incompressible: they
 shift with the lungs around them and keep their volume. The scan is not gated: heart and lung share
@@ -10,7 +10,6 @@ import numpy as np
 from .airways import (
     oesophagus_distance,
     paint_airways,
-    paint_gastric_tube,
     segment_distance,
     trachea_axis,
     trachea_distance,
@@ -18,7 +17,6 @@ from .airways import (
 from .chest import Chest, spine_y
 from .lattice import Points, coverage, paint, smooth_step
 from .lobes import septum_x
-from .shape import Pose, diaphragm_z
 from .traits import Traits
 
 _HEART_AXES = (34.0, 38.0, 48.0)  # semi-axes of a heart of 259.8 ml
@@ -79,7 +77,8 @@ def _cranial_vessels(chest: Chest, at: Points) -> np.ndarray:
     return np.minimum(np.minimum(parts[0], parts[1]), parts[2])
 
 
-def _vessel_distance(chest: Chest, at: Points) -> np.ndarray:
+def vessel_distance(chest: Chest, at: Points) -> np.ndarray:
+    """Signed distance to aorta, both venae cavae and the arteries of neck and forelimbs."""
     z, y, x = at
     s = chest.scale
     cava = np.where(z < 45 * s, np.hypot(x + 20 * s, y + 2 * s) - 8 * s, _FAR)
@@ -115,7 +114,7 @@ def mediastinum_distance(chest: Chest, at: Points) -> np.ndarray:
     """Signed distance to everything between the lungs but the heart."""
     parts = (
         oesophagus_distance(chest, at),
-        _vessel_distance(chest, at),
+        vessel_distance(chest, at),
         hilum_distance(chest, at),
         _fat_distance(chest, at),
     )
@@ -150,23 +149,5 @@ def paint_mediastinum(
     hu = paint(hu, coverage(heart + 9 * s, 4.0), _BLOOD_HU)
     rind = coverage(np.abs(heart + 0.5) - 2, 4.0) * (0.5 + 0.5 * np.tanh(fat_field))
     hu = paint(hu, rind, _FAT_HU)
-    hu = paint(hu, coverage(_vessel_distance(chest, at), h), _BLOOD_HU)
+    hu = paint(hu, coverage(vessel_distance(chest, at), h), _BLOOD_HU)
     return paint_airways(chest, at, h, hu)
-
-
-def paint_abdomen(
-    chest: Chest, at: Points, h: float, fat_field: np.ndarray, hu: np.ndarray
-) -> np.ndarray:
-    """`hu` with liver (62 HU), softer viscera on the left and patches of fat below the dome.
-
-    Tissue continues some mm above the dome, so that the soft edge of the diaphragm sees it.
-    """
-    z, y, x = at
-    s = chest.scale
-    below = diaphragm_z(Pose(chest, 0.0, False), y, x) - z
-    viscera = smooth_step((x - 5 * s) / (30 * s)) * smooth_step((-25 * s - z) / 20)
-    fat = smooth_step(1.6 * (fat_field - 0.75)) * smooth_step((-45 * s - z) / 15)
-    belly = paint(paint(62 - 25 * viscera, fat, -95), coverage(5 - below, h), 52)
-    belly = paint(belly, coverage(_vessel_distance(chest, at), h), _BLOOD_HU)
-    belly = paint_gastric_tube(chest, at, h, belly)
-    return np.where(below > -4, belly, hu).astype(np.float32)

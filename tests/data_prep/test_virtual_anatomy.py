@@ -14,7 +14,7 @@ from data_prep.virtual_pig.airways import (
     oesophagus_axis,
     trachea_axis,
 )
-from data_prep.virtual_pig.chest import bend, spine_y, straightened
+from data_prep.virtual_pig.chest import bend, build_chest, spine_y, straightened, sway
 from data_prep.virtual_pig.deformation import material_points, scan_pose
 from data_prep.virtual_pig.lattice import Lattice, interpolation, lattice_over, sample
 from data_prep.virtual_pig.lobes import FISSURE_MM, fissure_distance, lobe_of, septum_x
@@ -22,8 +22,14 @@ from data_prep.virtual_pig.mechanics import Ventilator
 from data_prep.virtual_pig.mediastinum import beat_mm, heart_distance, mediastinum_coverage
 from data_prep.virtual_pig.pig import LungState, Pig, build_pig, lung_state, ventilate
 from data_prep.virtual_pig.render import Scan, render, scan_lattice
-from data_prep.virtual_pig.shape import cavity_bottom_mm, fluid_ml
-from data_prep.virtual_pig.traits import EFFUSION_SHARE, draw_effusion
+from data_prep.virtual_pig.shape import cavity_bottom_mm, fluid_ml, pose_of_volume
+from data_prep.virtual_pig.traits import (
+    EFFUSION_SHARE,
+    Proportions,
+    draw_effusion,
+    draw_folds,
+    draw_traits,
+)
 from data_prep.virtual_pig.truth import lung_truth
 
 SEED, WET, DRY = 5, 0, 1  # pig 0 of this seed has pleural fluid early and late, pig 1 none
@@ -260,3 +266,30 @@ def test_a_quarter_of_the_pigs_has_fluid_and_more_at_24_hours():
         assert 20 <= ml[ml > 0].min() and ml.max() <= 150
     assert all(e.ml["healthy"] == 0 and e.ml["early"] <= e.ml["stabilised"] for e in drawn)
     assert 0.2 < np.mean(list(EFFUSION_SHARE.values())) < 0.3
+
+
+def test_the_deepest_effusion_fits_the_smallest_chest_in_both_positions():
+    small = build_chest(all_small(draw_traits(SEED, 0).proportions), 0.76, draw_folds(SEED, 0))
+    for prone in (False, True):
+        pose = pose_of_volume(small, 1000.0, prone, effusion_ml=150.0)
+        assert fluid_ml(pose) == pytest.approx(150, abs=0.5)
+        assert pose.radius_table.min() > 25
+
+
+def all_small(proportions: Proportions) -> Proportions:
+    """Every size at the small end of what is drawn."""
+    return replace(proportions, half_width=0.93, depth_ventral=0.93, depth_dorsal=0.93, height=0.93)
+
+
+def test_the_abdomen_holds_liver_bowel_fat_and_an_intact_spine(pig, scan):
+    z, y, _ = (np.broadcast_to(a, scan.hu.shape) for a in scan.lattice.open_mesh())
+    s = pig.chest.scale
+    low = (z < -95 * s) & (scan.body_cover > 0.99) & (y < 60 * s) & (y > -60 * s)
+    assert 0.02 < np.mean((scan.hu[low] > -110) & (scan.hu[low] < -60)) < 0.5
+    bottom = np.arange(-100.0, -20.0, 2.0)
+    line = spine_y(pig.chest, bottom) - s
+    middle = [np.ravel(a) for a in np.broadcast_arrays(bottom, line)]
+    at = (middle[0], middle[1] + bend(pig.chest, bottom), sway(pig.chest, bottom))
+    inside = interpolation(scan.lattice, tuple(a.astype(np.float32) for a in at))
+    (bone,) = sample([scan.hu], inside)
+    assert np.mean(bone > 150) > 0.6
