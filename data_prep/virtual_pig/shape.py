@@ -43,9 +43,9 @@ def unit_radius(chest: Chest, angle: np.ndarray, q: float, prone: bool) -> np.nd
 def fluid_profile(angle: np.ndarray, prone: bool) -> np.ndarray:
     """Thickness of pleural fluid, 0..1: two crescents in the dependent gutters beside midline."""
     cos, sin = np.cos(angle), np.sin(angle)
-    dependent = np.clip(-sin if prone else sin, 0, 1)
-    # Ventrally the heart keeps the fluid further from the midline.
-    return 1.6 * dependent**4 * cos**2 / (cos**2 + (0.15 if prone else 0.05))
+    if prone:  # the heart and its ligament keep the fluid further from the midline
+        return 5.4 * np.clip(-sin, 0, 1) ** 3 * cos**2
+    return 1.6 * np.clip(sin, 0, 1) ** 4 * cos**2 / (cos**2 + 0.05)
 
 
 @dataclass(frozen=True)
