@@ -9,17 +9,32 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from .lattice import Lattice, lattice_over, random_field
-from .mediastinum import mediastinum_coverage, paint_abdomen, paint_mediastinum
-from .shape import Chest, Pose, build_chest, cavity_coverage
-from .traits import Traits, field_generator, generator
-from .trees import Branches, grow_tree, murray_radius, select, shifted, tube_fraction
+from .abdomen import paint_abdomen
+from .airways import GAS_HU
+from .chest import Chest, build_chest
+from .lattice import Lattice, coverage, lattice_over, paint, random_field
+from .lobes import LEFT_LOBES, RIGHT_CRANIAL, fissure_distance, fissure_share, lobe_of
+from .mediastinum import hilum_distance, mediastinum_coverage, paint_mediastinum
+from .shape import Pose, cavity_coverage
+from .traits import Folds, Traits, field_generator, generator
+from .trees import Branches, grow_tree, murray_radius, select, shifted, trunk, tube_fraction
 from .wall import paint_wall, wall_thickness
 
 MATERIAL_MM = 4.0
-_TREES, _HEART_FAT, _BELLY_FAT = 3, 30, 31
-_ARTERY_LEAVES, _VEIN_LEAVES, _AIRWAY_MIN_LEAVES = 420, 260, 6
-_VESSEL_LEAF_MM, _AIRWAY_LEAF_MM, _AIRWAY_WALL_MM = 0.80, 0.62, 1.0
+_TREES, _HEART_FAT, _BELLY_FAT, _MARBLING = 3, 30, 31, 32
+_ARTERY_LEAVES, _VEIN_LEAVES, _AIRWAY_MIN_LEAVES = 840, 520, 6
+_VESSEL_LEAF_MM, _AIRWAY_LEAF_MM = 0.80, 0.62
+_WALL_SHARE, _LEAST_WALL_MM = 0.22, 0.3  # of an airway's radius
+_BARE_MM, _NO_LOBE = 5.0, -1  # no vessel ends this near a fissure
+# Where each lobe's bronchus and artery enter it: z, y, x, times scale.
+_LOBE_ROOTS = (
+    (68.0, 10.0, 24.0),
+    (46.0, 20.0, 22.0),
+    (95.0, 16.0, -25.0),
+    (56.0, 6.0, -24.0),
+    (46.0, 20.0, -22.0),
+    (42.0, 6.0, -12.0),
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +44,7 @@ class LungAtlas:
     lattice: Lattice
     cavity: np.ndarray
     mediastinum: np.ndarray
-    vessel: np.ndarray  # of lung volume; with airway walls
+    vessel: np.ndarray  # of lung volume; with airway walls and the pleura of fissures
     airway: np.ndarray  # of lung volume; gas
     inner_hu: np.ndarray  # what fills the cavity but lung, and the abdomen
 
@@ -46,14 +61,14 @@ class BodyAtlas:
     wall_hu: np.ndarray
 
 
-def fit_chest(traits: Traits) -> Chest:
+def fit_chest(traits: Traits, folds: Folds) -> Chest:
     """The chest whose cavity at rest holds the pig's lungs and mediastinum."""
     scale = float(np.cbrt(traits.weight_kg / 33.0)) * 0.85
     for _ in range(3):
-        chest = build_chest(traits.proportions, scale)
+        chest = build_chest(traits.proportions, scale, folds)
         lung_ml, mediastinum_ml = _rest_volumes(chest, traits)
         scale *= float(np.cbrt((traits.rest_lung_ml + mediastinum_ml) / (lung_ml + mediastinum_ml)))
-    return build_chest(traits.proportions, scale)
+    return build_chest(traits.proportions, scale, folds)
 
 
 def _rest_volumes(chest: Chest, traits: Traits, spacing: float = 6.0) -> tuple[float, float]:
@@ -78,37 +93,60 @@ def cavity_lattice(chest: Chest, spacing: float) -> Lattice:
     return lattice_over(low, high, spacing)
 
 
-def paint_body(chest: Chest, traits: Traits, detail_mm: float) -> BodyAtlas:
+def paint_body(
+    chest: Chest, traits: Traits, detail_mm: float, *, seed: int, index: int
+) -> BodyAtlas:
     """The body wall at `detail_mm`."""
     fat = traits.proportions.fat
-    back, side = (float(wall_thickness(chest, fat, np.array(a), 1e3)) for a in (1.0, 0.0))
-    front = float(wall_thickness(chest, fat, np.array(-1.0), 0.0))
-    low = (-160 * chest.scale, -chest.depth_ventral - front - 6, -chest.half_width - side - 6)
-    high = (chest.top + 24, chest.depth_dorsal + back + 6, chest.half_width + side + 6)
-    lattice = lattice_over(low, high, detail_mm)
-    return BodyAtlas(lattice, paint_wall(chest, fat, lattice))
+    back, front = (float(wall_thickness(chest, fat, np.array(a), 0.0)) for a in (1.0, -1.0))
+    side = chest.half_width + 36 * chest.scale
+    low = (-160 * chest.scale, -chest.depth_ventral - front - 6, -side)
+    high = (chest.top + 24, chest.depth_dorsal + back + 6, side)
+    coarse, lattice = (lattice_over(low, high, h) for h in (MATERIAL_MM, detail_mm))
+    marbling = random_field(coarse, 4.5, field_generator(seed, index, _MARBLING))
+    return BodyAtlas(lattice, paint_wall(chest, fat, lattice, refine(marbling, coarse, lattice)))
 
 
 def lung_trees(
     chest: Chest, lattice: Lattice, lung: np.ndarray, *, seed: int, index: int
 ) -> tuple[Branches, Branches]:
-    """Blood vessels and airways of both lungs (reference frame); `lung` bool `[z, y, x]`."""
+    """Blood vessels and airways of every lobe (reference frame); `lung` bool `[z, y, x]`.
+
+    No tree crosses a fissure, and none ends close to one.
+    """
     rng = generator(seed, index, _TREES)
-    z, y, x = (p.astype(float) for p in lattice.points_at(np.nonzero(lung)))
+    at = lattice.points_at(np.nonzero(lung))
+    lobe = lobe_of(chest, at)
+    lobe[fissure_distance(chest, at) < _BARE_MM] = _NO_LOBE
+    cloud = np.stack([p.astype(float) for p in at], -1)
     vessels, airways = [], []
-    for side in (-1, 1):
-        cloud = np.stack([z, y, x], -1)[np.sign(x) == side]
-        artery_root = np.array([64.0, 16.0, side * 20.0]) * chest.scale
-        vein_root = np.array([52.0, 2.0, side * 18.0]) * chest.scale
-        arteries = grow_tree(artery_root, _leaves(cloud, _ARTERY_LEAVES, rng), 0.42, rng)
-        veins = grow_tree(vein_root, _leaves(cloud, _VEIN_LEAVES, rng), 0.45, rng)
-        vessels += [arteries, veins]
-        airways.append(_beside(select(arteries, arteries.leaves >= _AIRWAY_MIN_LEAVES), side))
+    for which, root in enumerate(_LOBE_ROOTS):
+        share = (lobe == which).sum() / (lobe >= 0).sum()
+        own = cloud[lobe == which]
+        blood, air = _lobe_trees(chest, which, np.array(root), own, share, rng)
+        vessels += blood
+        airways += air
     return _joined(vessels), _joined(airways)
 
 
+def _lobe_trees(chest: Chest, lobe: int, root, cloud, share: float, rng):
+    """Arteries, veins and airways of one lobe with root `root` (times scale), as lists."""
+    side, s = (1 if lobe in LEFT_LOBES else -1), chest.scale
+    trunk_from = np.array([64, 16, side * 20.0])
+    vein_root = root + np.array([-6, -10, 0])
+    artery_leaves = _leaves(cloud, round(_ARTERY_LEAVES * share), rng)
+    vein_leaves = _leaves(cloud, round(_VEIN_LEAVES * share), rng)
+    arteries = grow_tree(root * s, artery_leaves, 0.42, rng)
+    veins = grow_tree(vein_root * s, vein_leaves, 0.45, rng)
+    bronchi = _beside(select(arteries, arteries.leaves >= _AIRWAY_MIN_LEAVES), side)
+    artery = trunk(trunk_from * s, root * s, len(artery_leaves))
+    # The right cranial lobe's bronchus comes from the trachea, not with its artery.
+    stem = [] if lobe == RIGHT_CRANIAL else [_beside(artery, side)]
+    return [artery, arteries, veins], [*stem, bronchi]
+
+
 def _leaves(cloud: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    chosen = cloud[rng.choice(len(cloud), count, replace=False)]
+    chosen = cloud[rng.choice(len(cloud), max(count, 2), replace=False)]
     return chosen + rng.uniform(-MATERIAL_MM / 2, MATERIAL_MM / 2, chosen.shape)
 
 
@@ -129,6 +167,8 @@ def paint_lungs(
     at, h = lattice.open_mesh(), lattice.size_mm
     vessel, airway = _tubes(chest, lattice, *trees)
     inner = paint_mediastinum(chest, traits, at, h, fats[0])
+    # Bronchi go on inside the hilum, but a tree's path through the heart is not one.
+    inner = paint(inner, airway * coverage(hilum_distance(chest, at) - 8, h), GAS_HU)
     return LungAtlas(
         lattice=lattice,
         cavity=cavity_coverage(Pose(chest, 0.0, False), lattice),
@@ -146,9 +186,11 @@ def _tubes(
     s = chest.scale
     lumen = murray_radius(airways, _AIRWAY_LEAF_MM * s)
     airway = tube_fraction(lattice, airways, lumen)
-    walls = tube_fraction(lattice, airways, lumen + _AIRWAY_WALL_MM, lumen)
+    outer = lumen * (1 + _WALL_SHARE) + _LEAST_WALL_MM
+    walls = tube_fraction(lattice, airways, outer, lumen)
     blood = tube_fraction(lattice, vessels, murray_radius(vessels, _VESSEL_LEAF_MM * s))
-    return np.minimum(blood + walls, 1 - airway), airway
+    pleura = fissure_share(chest, lattice.open_mesh(), lattice.size_mm)
+    return np.minimum(blood + walls + pleura, 1 - airway), airway
 
 
 def fat_fields(lattice: Lattice, seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,9 +12,10 @@ import numpy as np
 from scipy import ndimage, sparse
 from scipy.sparse.linalg import cg
 
+from .chest import Chest
 from .lattice import Lattice, Points, interpolation, lattice_over, sample
 from .pig import LungState
-from .shape import Chest, Pose, cavity_coverage, pose_of_volume, to_reference
+from .shape import Pose, cavity_coverage, pose_of_volume, to_reference
 
 FLOW_MM = 4.0
 FLOW_STEPS = 4
@@ -34,7 +35,7 @@ class Inflation:
 
 
 def material_points(inflation: Inflation, points: Points) -> Points:
-    """Inverse map: reference coordinates of the tissue now at scan `points` (mm, `[n]`)."""
+    """Inverse map: reference coordinates of the tissue now at straight `points` (mm, `[n]`)."""
     weights = interpolation(inflation.lattice, points)
     moved = sample(list(inflation.displacement), weights)
     back = tuple(p + d for p, d in zip(points, moved, strict=True))
@@ -42,8 +43,9 @@ def material_points(inflation: Inflation, points: Points) -> Points:
 
 
 def scan_pose(state: LungState) -> Pose:
-    """The pose whose cavity holds the lungs and the mediastinum."""
-    return pose_of_volume(state.pig.chest, state.lung_ml + state.pig.mediastinum_ml, state.prone)
+    """The pose whose cavity holds lungs and mediastinum, beside the pleural fluid."""
+    held = state.lung_ml + state.pig.mediastinum_ml
+    return pose_of_volume(state.pig.chest, held, state.prone, state.effusion_ml)
 
 
 def inflate(state: LungState) -> Inflation:

@@ -69,6 +69,18 @@ def coverage(signed_distance_mm: np.ndarray, voxel_mm: float) -> np.ndarray:
     return np.clip(0.5 - signed_distance_mm / np.float32(voxel_mm), 0, 1).astype(np.float32)
 
 
+def layer_coverage(distance_mm: np.ndarray, thickness_mm: float, voxel_mm: float) -> np.ndarray:
+    """Fraction of a voxel taken by a layer around distance 0, which may be thinner than it."""
+    half, reach = thickness_mm / 2, voxel_mm / 2
+    overlap = np.minimum(distance_mm + reach, half) - np.maximum(distance_mm - reach, -half)
+    return (np.maximum(overlap, 0) / voxel_mm).astype(np.float32)
+
+
+def paint(hu: np.ndarray, cover: np.ndarray | float, value: np.ndarray | float) -> np.ndarray:
+    """`hu` with `value` laid over it where `cover` (0..1) says."""
+    return hu + cover * (value - hu)
+
+
 def smooth_step(x: np.ndarray) -> np.ndarray:
     """Cubic ramp from 0 (x <= 0) to 1 (x >= 1)."""
     x = np.clip(x, 0, 1)

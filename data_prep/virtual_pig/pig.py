@@ -7,11 +7,11 @@ import numpy as np
 
 from . import anatomy
 from .anatomy import BodyAtlas, LungAtlas
+from .chest import Chest, bend
 from .injury import STAGES, InjuryFields, draw_injury
 from .lattice import fill_from_nearest
 from .mechanics import TISSUE_G_ML, Breath, Elements, Ventilator, heart_weight, solve_breath
-from .shape import Chest
-from .traits import Traits, draw_traits
+from .traits import Effusion, Traits, draw_effusion, draw_folds, draw_traits
 
 _LEAST_LUNG = 0.02  # share of lung below which a material voxel is no element
 
@@ -28,6 +28,7 @@ class Pig:
     lung: LungAtlas  # as painted for the scans; the material atlas itself at 4 mm
     body: BodyAtlas
     fields: InjuryFields
+    effusion: Effusion
 
     @cached_property
     def parenchyma(self) -> np.ndarray:
@@ -65,7 +66,7 @@ def _sum(tissue: np.ndarray, pig: Pig, ml: float) -> float:
 def build_pig(seed: int, index: int, detail_mm: float = anatomy.MATERIAL_MM) -> Pig:
     """Pig `index` of cohort `seed`, painted at `detail_mm` (at most 4 mm)."""
     traits = draw_traits(seed, index)
-    chest = anatomy.fit_chest(traits)
+    chest = anatomy.fit_chest(traits, draw_folds(seed, index))
     lattice = anatomy.cavity_lattice(chest, anatomy.MATERIAL_MM)
     fats = anatomy.fat_fields(lattice, seed, index)
     held = anatomy.rest_lung(chest, traits, lattice) > 0.5
@@ -78,9 +79,15 @@ def build_pig(seed: int, index: int, detail_mm: float = anatomy.MATERIAL_MM) -> 
         chest=chest,
         material=material,
         lung=_detailed(chest, traits, material, trees, fats, detail_mm),
-        body=anatomy.paint_body(chest, traits, min(detail_mm, anatomy.MATERIAL_MM)),
+        body=_body(chest, traits, detail_mm, seed=seed, index=index),
         fields=draw_injury(chest, traits, lattice, held, seed=seed, index=index),
+        effusion=draw_effusion(seed, index),
     )
+
+
+def _body(chest, traits, detail_mm: float, *, seed: int, index: int) -> BodyAtlas:
+    detail_mm = min(detail_mm, anatomy.MATERIAL_MM)
+    return anatomy.paint_body(chest, traits, detail_mm, seed=seed, index=index)
 
 
 def _detailed(chest, traits, material: LungAtlas, trees, fats, detail_mm: float) -> LungAtlas:
@@ -104,7 +111,7 @@ def lung_elements(pig: Pig, stage: str, *, prone: bool) -> Elements:
         solid_ml=(atlas.vessel + atlas.airway)[on] * lung,
         rest_ml=lung,
         airway_ml=float((atlas.airway[on] * lung).sum()),
-        height_mm=at[1],
+        height_mm=at[1] + bend(pig.chest, at[0]),
         heart_cmh2o=heart_weight(pig.chest.scale, at, prone),
         injury=pig.fields.injury[stage][on],
         core=pig.fields.core[stage][on],
@@ -124,6 +131,7 @@ class LungState:
     tissue_density: np.ndarray  # g per ml of reference parenchyma
     gas_density: np.ndarray  # ml per ml of reference parenchyma
     volume_ratio: np.ndarray  # J*: lung volume per reference lung volume
+    effusion_ml: float  # pleural fluid, no part of the lung
 
     @property
     def lung_ml(self) -> float:
@@ -166,6 +174,7 @@ def lung_state(condition: Condition, phase: str) -> LungState:
         tissue_density=tissue_density,
         gas_density=gas_density,
         volume_ratio=ratio,
+        effusion_ml=pig.effusion.ml[condition.stage],
     )
 
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .body import AIR_HU, body_hu, couch_hu, straight_at
+from .chest import straightened
 from .deformation import Inflation, inflate, material_points
-from .lattice import Lattice, Points, coverage, interpolation, lattice_over, sample
+from .lattice import Lattice, Points, interpolation, lattice_over, paint, sample
+from .lobes import septum_x
 from .mechanics import TISSUE_G_ML
-from .mediastinum import paint
 from .pig import LungState, Pig
-from .shape import Pose, cavity_coverage, diaphragm_z, taper, to_reference
-from .wall import WALL_TAPER_FLOOR, wall_thickness
+from .shape import cavity_and_fluid
 
-AIR_HU = -1000.0
 RIGHT, LEFT = 1, 2  # labels of lungmask's R231
 _LEAST_DENSITY = 0.05  # g of tissue per ml of parenchyma
 
@@ -30,8 +30,14 @@ class Scan:
     lung_hu: np.ndarray  # HU of the voxel's lung part; 0 where there is none
     labels: np.ndarray  # uint8, 1 right 2 left
     body_cover: np.ndarray
+    fluid_cover: np.ndarray  # share of the voxel that is pleural fluid
     mass_correction: float  # factor on density that made the mass exact
     inflation: Inflation
+
+    @property
+    def effusion_ml(self) -> float:
+        """Volume of the pleural fluid, ml."""
+        return float(self.fluid_cover.sum(dtype=np.float64)) * self.lattice.voxel_ml
 
 
 def scan_lattice(
@@ -59,18 +65,20 @@ def scan_lattice(
 def render(state: LungState, lattice: Lattice, *, couch: bool = True) -> Scan:
     """The noise-free scan of `state` on `lattice`."""
     pig, inflation = state.pig, inflate(state)
-    pose = inflation.pose
-    hu, body = _body(pig, pose, lattice)
-    cavity = cavity_coverage(pose, lattice)
+    straight = straightened(pig.chest, lattice.open_mesh())
+    hu, body = body_hu(pig, inflation.pose, lattice, straight)
+    cavity, fluid = cavity_and_fluid(inflation.pose, straight, lattice.size_mm)
     voxels = np.nonzero(cavity)
-    reference = material_points(inflation, lattice.points_at(voxels))
+    reference = material_points(inflation, straight_at(straight, voxels))
     content = _content(state, reference, cavity[voxels] * lattice.voxel_ml)
     lung = cavity[voxels] * (1 - content.held)
     inner = content.held * content.inner_hu + (1 - content.held) * content.lung_hu
-    hu[voxels] = paint(hu[voxels], cavity[voxels], inner)
+    hu = paint(hu, cavity + fluid, pig.effusion.hu)
+    hu[voxels] += cavity[voxels] * (inner - pig.effusion.hu)
     if couch:
-        hu += _couch(lattice, body, state.prone) * (1 - body)
-    label = np.where(lung > 0.5, np.where(reference[2] > 0, LEFT, RIGHT), 0)
+        hu += couch_hu(lattice, body, state.prone) * (1 - body)
+    left = reference[2] > septum_x(pig.chest, *reference[:2])
+    label = np.where(lung > 0.5, np.where(left, LEFT, RIGHT), 0)
     return Scan(
         lattice=lattice,
         hu=hu,
@@ -78,6 +86,7 @@ def render(state: LungState, lattice: Lattice, *, couch: bool = True) -> Scan:
         lung_hu=_scatter(lattice, voxels, np.where(lung > 0, content.lung_hu, 0)),
         labels=_scatter(lattice, voxels, label, np.uint8),
         body_cover=body,
+        fluid_cover=fluid,
         mass_correction=content.mass_correction,
         inflation=inflation,
     )
@@ -128,65 +137,3 @@ def _with_mass(
         factor *= mass_g / float((volume_ml * scaled).sum(dtype=np.float64))
         scaled = np.clip(density * factor, _LEAST_DENSITY, TISSUE_G_ML)
     return scaled, factor
-
-
-def _body(pig: Pig, pose: Pose, lattice: Lattice) -> tuple[np.ndarray, np.ndarray]:
-    """HU of body wall and abdomen in air `[z, y, x]` and the body's soft coverage."""
-    z, y, x = lattice.open_mesh()
-    r = np.hypot(y, x) + np.float32(1e-6)
-    angle, sin, cos = np.arctan2(y, x), y / r, x / r
-    floor = taper(pig.chest, z, WALL_TAPER_FLOOR).astype(np.float32)
-    now, rest = floor * pose.rho(angle), floor * pose.rest_rho(angle)
-    # Area of each cross-section is kept: the wall moves out or in without sliding along z.
-    r_rest = np.sqrt(np.maximum(r * r - now * now + rest * rest, 0.25 * r * r))
-    thickness = wall_thickness(pig.chest, pig.traits.proportions.fat, sin, z)
-    body = coverage(r_rest - rest - thickness, lattice.size_mm)
-    voxels = np.nonzero(body)
-    at = r_rest[voxels]
-    _, iy, ix = voxels
-    wall = (z[voxels[0], 0, 0], at * sin[0, iy, ix], at * cos[0, iy, ix])
-    (hu,) = sample([pig.body.wall_hu], interpolation(pig.body.lattice, wall))
-    edge = (taper(pig.chest, z) * pose.rho(angle))[voxels]
-    hu = _with_abdomen(pig, pose, lattice.points_at(voxels), hu, edge, lattice.size_mm)
-    image = np.full(lattice.shape_zyx, AIR_HU, np.float32)
-    image[voxels] = paint(image[voxels], body[voxels], hu)
-    return image, body
-
-
-def _with_abdomen(
-    pig: Pig, pose: Pose, at: Points, hu: np.ndarray, edge: np.ndarray, h: float
-) -> np.ndarray:
-    """`hu` `[n]` with the abdomen, which follows the diaphragm, laid inside the wall."""
-    z, y, x = at
-    below = np.nonzero((np.hypot(y, x) < 1.02 * edge) & (z < diaphragm_z(pose, y, x)))[0]
-    z, y, x = z[below], y[below], x[below]
-    reference = to_reference(pose, (z, y, x))
-    (belly,) = sample([pig.lung.inner_hu], interpolation(pig.lung.lattice, reference))
-    hu[below] = _with_stomach(pig, pose, (z, y, x), belly, h)
-    return hu
-
-
-def _with_stomach(pig: Pig, pose: Pose, at: Points, hu: np.ndarray, h: float) -> np.ndarray:
-    """Stomach (22 HU) under the left dome, with a gas bubble on its upper side."""
-    z, y, x = at
-    s = pig.chest.scale
-    dz = z - diaphragm_z(pose, y, x) + 36 * s
-    dy = y + 22 * s
-    k = np.sqrt(((x - 34 * s) / (30 * s)) ** 2 + (dy / (32 * s)) ** 2 + (dz / (26 * s)) ** 2)
-    distance = (k - 1) * 28 * s
-    hu = paint(hu, coverage(distance, h), 22)
-    level = 12 * s - dy if pose.prone else dy + 14 * s
-    return paint(hu, coverage(distance + 4, h) * coverage(level, h), -990)
-
-
-def _couch(lattice: Lattice, body: np.ndarray, prone: bool) -> np.ndarray:
-    """HU a curved couch adds below the animal `[1, y, x]`: two shells (-140), foam (-960)."""
-    _, y, x = lattice.open_mesh()
-    down = -1 if prone else 1
-    rows = np.nonzero(body.max(axis=(0, 2)) > 0.5)[0]
-    lowest = float((down * y[0, rows, 0]).max())
-    depth = down * y - lowest - 3 + 0.0011 * x**2
-    h = lattice.size_mm
-    shells = coverage(np.abs(depth - 2) - 1.5, h) + coverage(np.abs(depth - 32) - 1.5, h)
-    foam = coverage(np.abs(depth - 17) - 13, h)
-    return (860 * np.clip(shells, 0, 1) + 40 * foam) * (np.abs(x) < 200)

@@ -1,64 +1,25 @@
 """The thoracic cavity as a function of one inflation coordinate q (0 = the reference shape).
 
-The wall is polar about the cranio-caudal axis and separable, R(theta, z; q) = rho(theta; q) f(z),
-and the diaphragm is a height field z_d(x, y; q); so a column of the cavity is an interval in z and
-its volume a two-dimensional sum. About 60 % of a volume change is diaphragm descent, 40 % rib cage.
+In the straight frame of `chest` the wall is polar about the cranio-caudal axis and separable,
+R(theta, z; q) = rho(theta; q) f(z), and the diaphragm is a height field z_d(x, y; q); so a column
+of the cavity is an interval in z and its volume a two-dimensional sum. About 60 % of a volume
+change is diaphragm descent, 40 % rib cage. Pleural fluid draws the lungs' boundary in from the
+wall on the dependent side; the cavity is then what it leaves to lungs and mediastinum.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from scipy.optimize import brentq
 
+from .chest import Chest, height_at, spine_distance, spine_span, taper
 from .lattice import Lattice, Points, coverage
-from .traits import Proportions
 
 SUPERELLIPSE = 2.3
 _ANGLES = np.linspace(-np.pi, np.pi, 1441)
-_TAPER_FLOOR = 0.02
 BASE_SHIFT_STEPS = 4
-
-
-@dataclass(frozen=True)
-class Chest:
-    """Sizes of one pig's thoracic cavity, mm."""
-
-    scale: float  # all template lengths times this; about 0.84 at 33 kg
-    half_width: float
-    depth_ventral: float
-    depth_dorsal: float
-    top: float  # z of the cupula
-    belt: float  # z below which the wall no longer widens
-    dome: float  # fall of the diaphragm from dome to wall
-    apex_y: float  # where the dome is highest
-    keel: float
-    rib_strain: float  # radial strain per unit q
-    descent: float  # diaphragm descent per unit q
-
-
-def build_chest(p: Proportions, scale: float) -> Chest:
-    """The chest with proportions `p` at size `scale`."""
-    return Chest(
-        scale=scale,
-        half_width=77.0 * scale * p.half_width,
-        depth_ventral=98.0 * scale * p.depth_ventral,
-        depth_dorsal=84.0 * scale * p.depth_dorsal,
-        top=150.0 * scale * p.height,
-        belt=-15.0 * scale,
-        dome=100.0 * scale * p.dome,
-        apex_y=-14.0 * scale * p.apex,
-        keel=p.keel,
-        rib_strain=0.050 * p.rib_strain,
-        descent=19.0 * scale * p.descent,
-    )
-
-
-def taper(chest: Chest, z: np.ndarray, floor: float = _TAPER_FLOOR) -> np.ndarray:
-    """f(z): 1 at the belt, falling to `floor` at the cupula, slowly widening below the belt."""
-    t = np.clip((z - chest.belt) / (chest.top - chest.belt), 0, 1)
-    flare = 1 + 0.04 * np.clip((chest.belt - z) / (80 * chest.scale), 0, 1)
-    return np.maximum((1 - t**2.1) ** 0.8, floor) * flare
+_DEEPEST_FLUID_MM = 40.0
 
 
 def unit_radius(chest: Chest, angle: np.ndarray, q: float, prone: bool) -> np.ndarray:
@@ -79,6 +40,14 @@ def unit_radius(chest: Chest, angle: np.ndarray, q: float, prone: bool) -> np.nd
     return radius * (1 + chest.rib_strain * q * (1 - held))
 
 
+def fluid_profile(angle: np.ndarray, prone: bool) -> np.ndarray:
+    """Thickness of pleural fluid, 0..1: two crescents in the dependent gutters beside midline."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    if prone:  # the heart and its ligament keep the fluid further from the midline
+        return 5.4 * np.clip(-sin, 0, 1) ** 3 * cos**2
+    return 1.6 * np.clip(sin, 0, 1) ** 4 * cos**2 / (cos**2 + 0.05)
+
+
 @dataclass(frozen=True)
 class Pose:
     """The cavity of `chest` at inflation `q`, supine or prone."""
@@ -86,20 +55,35 @@ class Pose:
     chest: Chest
     q: float
     prone: bool
+    fluid_mm: float = 0.0  # thickness of the pleural fluid
+
+    @cached_property
+    def wall_table(self) -> np.ndarray:
+        return unit_radius(self.chest, _ANGLES, self.q, self.prone)
 
     @cached_property
     def radius_table(self) -> np.ndarray:
-        return unit_radius(self.chest, _ANGLES, self.q, self.prone)
+        return self.wall_table - self.fluid_mm * fluid_profile(_ANGLES, self.prone)
 
     @cached_property
     def rest_table(self) -> np.ndarray:
         return unit_radius(self.chest, _ANGLES, 0.0, False)
 
     def rho(self, angle: np.ndarray) -> np.ndarray:
+        """Radius (mm) of the lungs' outer boundary."""
         return np.interp(angle, _ANGLES, self.radius_table).astype(np.float32)
+
+    def wall_rho(self, angle: np.ndarray) -> np.ndarray:
+        """Radius (mm) of the inner chest wall; the fluid is between it and the lungs."""
+        return np.interp(angle, _ANGLES, self.wall_table).astype(np.float32)
 
     def rest_rho(self, angle: np.ndarray) -> np.ndarray:
         return np.interp(angle, _ANGLES, self.rest_table).astype(np.float32)
+
+    @property
+    def dry(self) -> "Pose":
+        """The same chest wall and diaphragm without fluid."""
+        return replace(self, fluid_mm=0.0)
 
 
 def diaphragm_z(pose: Pose, y: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -113,66 +97,82 @@ def diaphragm_z(pose: Pose, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     return cupulae + tilt - fall - c.descent * pose.q * (1 - 0.25 * np.minimum(s2, 1.44))
 
 
-def spine_distance(chest: Chest, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Signed distance (mm, about) to the vertebral bodies, negative inside; the same at every z."""
-    s = chest.scale
-    k = np.sqrt((x / (17 * s)) ** 2 + ((y - chest.depth_dorsal + s) / (15 * s)) ** 2)
-    return (k - 1) * 15 * s
-
-
 def cavity_coverage(pose: Pose, lattice: Lattice) -> np.ndarray:
-    """Share of each voxel inside the thoracic cavity `[z, y, x]`: wall, diaphragm, not spine."""
-    z, y, x = lattice.open_mesh()
-    h = lattice.size_mm
-    edge = taper(pose.chest, z) * pose.rho(np.arctan2(y, x))
-    inside = coverage(np.hypot(y, x) - edge, h) * coverage(z - pose.chest.top, h)
+    """Share of each voxel `[z, y, x]` of the straight frame inside the cavity of the lungs."""
+    return cavity_share(pose, lattice.open_mesh(), lattice.size_mm)
+
+
+def cavity_share(pose: Pose, at: Points, h: float) -> np.ndarray:
+    """Share of voxels (edge `h` mm) at straight points inside wall and diaphragm, not spine."""
+    _, y, x = at
+    angle, r = np.arctan2(y, x), np.hypot(y, x)
+    return _inside(pose, at, h, r - taper(pose.chest, at[0]) * pose.rho(angle))
+
+
+def cavity_and_fluid(pose: Pose, at: Points, h: float) -> tuple[np.ndarray, np.ndarray]:
+    """Share of voxels held by lungs and mediastinum, and by the pleural fluid around them."""
+    cavity = cavity_share(pose, at, h)
+    if pose.fluid_mm == 0:
+        return cavity, np.zeros_like(cavity)
+    return cavity, np.maximum(cavity_share(pose.dry, at, h) - cavity, 0)
+
+
+def _inside(pose: Pose, at: Points, h: float, from_wall: np.ndarray) -> np.ndarray:
+    z, y, x = at
+    inside = coverage(from_wall, h) * coverage(z - pose.chest.top, h)
     # A sloping height field: its distance is about 0.8 of the vertical one.
     inside *= coverage(0.8 * (diaphragm_z(pose, y, x) - z), h)
-    return inside * (1 - coverage(spine_distance(pose.chest, y, x), h))
-
-
-def _wall_height(chest: Chest, share: np.ndarray) -> np.ndarray:
-    """z at which f(z) = share; the cavity's columns end there."""
-    z = np.linspace(chest.top, chest.belt - 80 * chest.scale, 800)
-    f = taper(chest, z)
-    inside = np.interp(share, f, z)
-    return np.where(share <= _TAPER_FLOOR, chest.top, np.where(share > f[-1], -np.inf, inside))
+    return inside * (1 - coverage(spine_distance(pose.chest, at), h))
 
 
 def cavity_ml(pose: Pose, step_mm: float = 2.0) -> float:
     """Volume of the cavity as a sum over columns, ml."""
-    spine, _, column = _columns(pose, step_mm)
-    return float((column * (1 - spine)).sum()) * step_mm**2 / 1000
+    _, height = _columns(pose, step_mm)
+    return float(height.sum()) * step_mm**2 / 1000
 
 
-def _columns(pose: Pose, step_mm: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Spine coverage, diaphragm z and height (mm) of the cavity's columns, each `[y, x]`."""
+def fluid_ml(pose: Pose) -> float:
+    """Volume of the pleural fluid, ml."""
+    return cavity_ml(pose.dry) - cavity_ml(pose)
+
+
+def _columns(pose: Pose, step_mm: float) -> tuple[np.ndarray, np.ndarray]:
+    """Diaphragm z and height (mm, without spine) of the cavity's columns, each `[y, x]`."""
     c = pose.chest
     x = np.arange(-1.3 * c.half_width, 1.3 * c.half_width, step_mm)
     y = np.arange(-1.3 * c.depth_ventral, 1.3 * c.depth_dorsal, step_mm)[:, None]
     share = np.hypot(y, x) / pose.rho(np.arctan2(y, x))
-    diaphragm = diaphragm_z(pose, y, x)
-    height = np.maximum(_wall_height(c, share) - diaphragm, 0)
-    return coverage(spine_distance(c, y, x), step_mm), diaphragm, height
+    low, high = diaphragm_z(pose, y, x), height_at(taper, c, share)
+    spine_low, spine_high = spine_span(c, y, x)
+    spine = np.maximum(np.minimum(high, spine_high) - np.maximum(low, spine_low), 0)
+    return low, np.maximum(high - low, 0) - spine
 
 
 def cavity_bottom_mm(pose: Pose) -> float:
     """z of the deepest recess between diaphragm and wall."""
-    _, diaphragm, column = _columns(pose, 2.0)
-    return float(diaphragm[column > 0].min())
+    diaphragm, height = _columns(pose.dry, 2.0)
+    return float(diaphragm[height > 0].min())
 
 
-def pose_of_volume(chest: Chest, volume_ml: float, prone: bool) -> Pose:
-    """The pose whose cavity holds `volume_ml`."""
+def pose_of_volume(chest: Chest, volume_ml: float, prone: bool, effusion_ml: float = 0.0) -> Pose:
+    """The pose that leaves `volume_ml` to lungs and mediastinum beside the pleural fluid."""
 
     def excess(q: float) -> float:
-        return cavity_ml(Pose(chest, q, prone)) - volume_ml
+        return cavity_ml(Pose(chest, q, prone)) - volume_ml - effusion_ml
 
-    return Pose(chest, float(brentq(excess, -6.0, 8.0, xtol=1e-4)), prone)
+    pose = Pose(chest, float(brentq(excess, -6.0, 8.0, xtol=1e-4)), prone)
+    return pose if effusion_ml == 0 else _with_fluid(pose, effusion_ml)
+
+
+def _with_fluid(pose: Pose, effusion_ml: float) -> Pose:
+    def excess(fluid_mm: float) -> float:
+        return fluid_ml(replace(pose, fluid_mm=fluid_mm)) - effusion_ml
+
+    return replace(pose, fluid_mm=float(brentq(excess, 0, _DEEPEST_FLUID_MM, xtol=1e-3)))
 
 
 def to_reference(pose: Pose, points: Points) -> Points:
-    """Base map: scan points to the reference cavity, mm.
+    """Base map: points of the straight frame to the reference cavity, mm.
 
     A point keeps its polar angle, its fraction of the wall's radius and its fraction of the height
     between diaphragm and cupula; below the diaphragm it keeps its depth. The reference height

@@ -13,6 +13,8 @@ import numpy as np
 from .lattice import Lattice
 
 _PARCEL_MM = 1.0  # length of tube one ring of parcels stands for
+_RINGS = tuple(np.sqrt((np.arange(4) + 0.5) / 4))  # each in the middle of a fourth of the area
+_AROUND = 8
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ def _halves(offsets: np.ndarray, cloud: np.ndarray, rng: np.random.Generator) ->
     return [cloud[order[:middle]], cloud[order[middle:]]]
 
 
+def trunk(start: np.ndarray, end: np.ndarray, leaves: int) -> Branches:
+    """One straight branch from `start` to `end` that feeds `leaves`."""
+    return Branches(np.array([start]), np.array([end]), np.array([leaves]))
+
+
 def murray_radius(branches: Branches, leaf_radius_mm: float) -> np.ndarray:
     """Radius `[n]` with r^3 proportional to the leaves fed (Murray 1926)."""
     return leaf_radius_mm * np.cbrt(branches.leaves)
@@ -73,7 +80,7 @@ def tube_fraction(
     inner = np.zeros_like(radius) if inner is None else inner
     centre, branch = _along(branches)
     points, volume = [], []
-    for ring, turn in ((0.35, 0.0), (0.75, 0.5), (0.93, 0.25)):
+    for ring, turn in zip(_RINGS, (0.0, 0.5, 0.25, 0.75), strict=True):
         place, share = _ring(branches, branch, radius, inner, ring, turn)
         points.append((centre[:, None] + place).reshape(-1, 3))
         volume.append(np.repeat(share, place.shape[1]))
@@ -90,20 +97,20 @@ def _along(branches: Branches) -> tuple[np.ndarray, np.ndarray]:
     return branches.start[branch] * (1 - t) + branches.end[branch] * t, branch
 
 
-def _ring(branches, branch, radius, inner, ring: float, turn: float, around: int = 4):
-    """Offsets `[m, around, 3]` of one ring of parcels, and each parcel's volume `[m]`, mm^3."""
+def _ring(branches, branch, radius, inner, ring: float, turn: float):
+    """Offsets `[m, 8, 3]` of one ring of parcels, and each parcel's volume `[m]`, mm^3."""
     axis = branches.end - branches.start
     length = np.linalg.norm(axis, axis=1)
     axis = axis / np.maximum(length, 1e-6)[:, None]
     aside = np.cross(axis, np.where(np.abs(axis[:, :1]) < 0.7, [[1.0, 0, 0]], [[0, 1.0, 0]]))
     aside /= np.linalg.norm(aside, axis=1, keepdims=True)
     across = np.cross(axis, aside)
-    angle = 2 * np.pi * (np.arange(around) + turn) / around
+    angle = 2 * np.pi * (np.arange(_AROUND) + turn) / _AROUND
     at = np.sqrt(inner**2 + ring**2 * (radius**2 - inner**2))
     unit = aside[:, None] * np.cos(angle)[:, None] + across[:, None] * np.sin(angle)[:, None]
     pieces = np.bincount(branch, minlength=len(length))
     piece = np.pi * (radius**2 - inner**2) * length / np.maximum(pieces, 1)
-    return (unit * at[:, None, None])[branch], (piece / (3 * around))[branch]
+    return (unit * at[:, None, None])[branch], (piece / (len(_RINGS) * _AROUND))[branch]
 
 
 def _deposit(lattice: Lattice, points: np.ndarray, volume_mm3: np.ndarray) -> np.ndarray:
