@@ -103,6 +103,8 @@ def write_records(folder: Path, cases: list[Case]) -> None:
         split_by="subject",
         subjects={"test": sorted({c.subject for c in cases})},
         counts={"test": {"cases": len(cases), "records": len(cases)}},
+        least_coverage={"train": 1.0, "val": 1.0, "test": 1.0},
+        largest_volume_zyx={"train": [20, 20, 20]},
         files={path.name: {"sha256": "", "bytes": path.stat().st_size}},
     )
     (folder / "dataset.json").write_text(info.to_json())

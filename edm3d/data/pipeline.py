@@ -10,6 +10,7 @@ what it holds.
 """
 
 import functools
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, cast
@@ -106,13 +107,23 @@ def _epoch_order(seed: int, epoch: int, records: int) -> np.ndarray:
     return np.random.default_rng([_ORDER, seed, epoch]).permutation(records)
 
 
+def check_patch_fits(info: DatasetInfo, patch: int) -> None:
+    """Raises `InputError` where a training volume was cut into blocks smaller than `patch`."""
+    if min(patch, max(info.largest_volume_zyx["train"])) > info.block:
+        raise _too_large(patch, info)
+
+
+def _too_large(patch: int, info: DatasetInfo) -> InputError:
+    return InputError(
+        f"patch {patch} is larger than the records' block {info.block}; use a patch of at "
+        f"most {info.block}, or build the records with a larger block"
+    )
+
+
 def _check_patch(case: Case, info: DatasetInfo, patch: int) -> None:
     for size, whole in zip(case.prior_hu.shape, case.volume_shape_zyx, strict=True):
         if size < min(patch, whole):
-            raise InputError(
-                f"patch {patch} is larger than the records' block {info.block}; use a patch of at "
-                f"most {info.block}, or build the records with a larger block"
-            )
+            raise _too_large(patch, info)
 
 
 def example_at(cases: CaseSequence, info: DatasetInfo, g: int, *, patch: int, seed: int) -> Batch:
@@ -166,7 +177,18 @@ def train_batches(
         return cast(Batches, iter(examples.to_iter_dataset(reading).batch(local)))
     reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
     batches = examples.batch(local).to_iter_dataset(reading)
-    return cast(Batches, iter(batches.mp_prefetch(_worker_options(workers))))
+    return cast(Batches, iter(batches.mp_prefetch(_worker_options(workers), _ignore_signals)))
+
+
+def _ignore_signals(worker: int, workers: int) -> None:
+    """Starts a worker that outlives Ctrl-C and a scheduler's SIGTERM.
+
+    Both reach the whole process group; the reader ends its workers itself by `close()`, after the
+    batches that it still needs to save what it has.
+    """
+    del worker, workers
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _worker_options(workers: int):
