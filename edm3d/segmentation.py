@@ -2,7 +2,7 @@
 
 Labels are lungmask's: 1 right, 2 left (0 elsewhere). A mask source is an operator: an evaluation
 applies the same one to original, prior and generated CT, because its error differs from lung to
-lung and only then cancels. The exact masks stored with the records are the third source (`given`).
+lung and only then cancels. The masks stored with the records are the third source (`given`).
 
 Shape key: `volume_hu [z, y, x]` in LPS order (x right to left), `spacing` in mm (z, y, x).
 """

@@ -168,12 +168,13 @@ def _silenced(logger: logging.Logger) -> Iterator[None]:
 def _load_nifti(path: Path):
     """The nibabel image, its array as stored on disk not yet read."""
     import nibabel
+    from nibabel import imageglobals
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
 
     _refuse_other_formats(path)
     try:
-        with _silenced(nibabel.imageglobals.logger):  # what it logs, it raises too
+        with _silenced(imageglobals.logger):  # what it logs, it raises too
             image = nibabel.load(path)
     except (ImageFileError, HeaderDataError, *_READ_FAULTS) as error:
         fault = " ".join(str(error).split())  # nibabel tells some faults in several lines
