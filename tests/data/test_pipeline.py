@@ -1,3 +1,4 @@
+import ctypes
 import dataclasses
 import itertools
 import os
@@ -227,6 +228,25 @@ def test_a_small_volume_is_padded_and_a_small_block_is_refused(records):
     small = [random_case((6, 20, 20))]
     example = example_at(small, INFO, 0, patch=16, seed=0)
     assert example["start"][0] == 0 and np.all(example["target_hu"][6:] == -1024)
+
+
+class MallocInfo(ctypes.Structure):
+    """glibc's `struct mallinfo2`; `arena` is what malloc holds of the system without mmap."""
+
+    _fields_ = [(n, ctypes.c_size_t) for n in "arena ordblks smblks hblks hblkhd".split()]
+    _fields_ += [(f"other{i}", ctypes.c_size_t) for i in range(5)]
+
+
+def test_memory_of_records_is_kept_for_the_next_ones():
+    mallinfo2 = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if mallinfo2 is None:
+        pytest.skip("needs glibc 2.33")
+    mallinfo2.restype = MallocInfo
+    pipeline.keep_freed_memory()
+    blocks = [bytes(17_000_000) for _ in range(6)]
+    held = mallinfo2().arena
+    del blocks
+    assert held > 6 * 17_000_000 and mallinfo2().arena == held
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(records):
