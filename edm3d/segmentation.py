@@ -56,12 +56,10 @@ def classical_lungs(volume_hu: np.ndarray, spacing_mm: float | Spacing) -> np.nd
     whole chest must lie in the field of view: a lung cut by the image's side is not found.
 
     Consolidated lung has the density of muscle, so most of it is lost where it meets the chest
-    wall; the loss changes with aeration and does not cancel between two CTs. On 64 scans of four
-    simulated ARDS pigs (supine and prone, early and stabilised, PEEP 3 and 13, both phases) the
-    lung volume of 800-1700 ml is off by -34 ± 79 ml at 4 mm and +12 ± 90 ml at 8 mm voxels (mean
-    ± SD), worst by -10 ± 9 % in stabilised supine lungs; within one pig, stage and position the SD
-    over settings is 60 and 65 ml; Dice is 0.92 and 0.90. Limits of agreement narrower than
-    that say nothing about the truth. Exact (`given`) masks or a trained network are better.
+    wall; the loss changes with aeration and does not cancel between two CTs. `benchmarks/masks.py`
+    measures the error of lung volume, its spread and Dice on a virtual cohort, by stage and
+    position: limits of agreement narrower than that spread say nothing about the truth. Exact
+    (`given`) masks or a trained network are better.
     """
     z, y, x = np.broadcast_to(spacing_mm, (3,)).astype(float).tolist()
     spacing = (z, y, x)
