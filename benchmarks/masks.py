@@ -1,8 +1,10 @@
-"""How far classical lung masks are from the exact ones of a virtual cohort, by stage and position.
+r"""How far classical lung masks are from the exact ones of a virtual cohort, by stage and position.
 
-    python benchmarks/masks.py --cohort=FOLDER --spacing 4 8
+    python data_prep/make_virtual_cohort.py --out FOLDER --pigs 3 --spacing 3 --seed 5 \
+        --scans_per_pig 12
+    python benchmarks/masks.py --cohort FOLDER --spacing 4 8
 
-FOLDER is one of data_prep/make_virtual_cohort.py. Prints a table and writes
+Prints a table and writes
 benchmarks/results/masks.json.
 """
 

@@ -32,8 +32,8 @@ from edm3d.data.volumes import (
 )
 from edm3d.errors import InputError
 
-# Random access needs one record a group. zstd:1 is chosen for its size: benchmarks/pipeline.py
-# measures records of well under half the bytes at the speed of uncompressed ones.
+# Random access needs one record a group. zstd:1 is chosen for its size, not for speed: records take
+# 43 % of the bytes, and an example about 5 ms more of one core (benchmarks/pipeline.py).
 WRITER_OPTIONS = "group_size:1,zstd:1"
 LEAST_COVERAGE = 0.5  # of the prior's volume by the target; the rest trains as body turned to air
 
