@@ -18,6 +18,7 @@ from edm3d.metrics import aeration, image
 from edm3d.metrics.aeration import Aeration
 from edm3d.metrics.image import ImageError
 
+STORED_REGION = "the lung mask of the target stored with the records"
 LungOperator = Callable[[np.ndarray, Grid], np.ndarray]
 
 
@@ -27,7 +28,7 @@ class NoLungError(InputError):
 
 @dataclass(frozen=True)
 class MaskSource:
-    """Where lung masks come from; without an operator, they are the records' own of the target."""
+    """Where lung masks come from; without an operator, they are those stored with the records."""
 
     name: str
     operator: LungOperator | None = None
@@ -43,6 +44,8 @@ class CaseResult:
 
     case_id: str
     subject: str
+    prior_scan: str
+    target_scan: str
     stage: str
     position: str
     prior_ventilation: Ventilation
@@ -75,6 +78,8 @@ def compare_case(case: Case, folder: Path, masks: MaskSource, *, members: int) -
     return CaseResult(
         case_id=case.case_id,
         subject=case.subject,
+        prior_scan=case.prior_scan,
+        target_scan=case.target_scan,
         stage=case.stage,
         position=case.position,
         prior_ventilation=case.prior_ventilation,
@@ -97,14 +102,17 @@ def measured(volume_hu: np.ndarray, case: Case, masks: MaskSource, what: str) ->
 
 
 def lung_mask(volume_hu: np.ndarray, case: Case, masks: MaskSource, what: str) -> np.ndarray:
-    """The lung of one CT of the case: by the operator, or the target's own mask for every CT."""
-    if masks.operator is not None:
-        mask = masks.operator(volume_hu, case.grid)
-    elif case.target_lung_mask is not None:
-        mask = case.target_lung_mask
-    else:
+    """The lung of one CT of the case: by the operator, or as stored with the records.
+
+    No mask is stored of a generated CT: it is measured in the target's, the prior in its own.
+    """
+    stored = case.prior_lung_mask if what == "prior" else case.target_lung_mask
+    mask = stored if masks.operator is None else masks.operator(volume_hu, case.grid)
+    if mask is None:
+        of = "prior" if what == "prior" else "target"
         raise InputError(
-            f"case {case.case_id} has no lung mask in its records; use --masks=classical"
+            f"case {case.case_id} has no lung mask of its {of} in the records; "
+            "use --masks=classical, or build the records from a manifest with every lung_mask"
         )
     if not mask.any():
         raise NoLungError(f"no lung in the {what} CT of {case.case_id} by {masks.name} masks")
@@ -112,10 +120,10 @@ def lung_mask(volume_hu: np.ndarray, case: Case, masks: MaskSource, what: str) -
 
 
 def error_region(case: Case, original_mask: np.ndarray) -> tuple[np.ndarray, str]:
-    """The lung in which voxel errors are taken, and its name: exact where the records have it."""
+    """The lung in which voxel errors are taken, and its name: the target's stored mask if any."""
     if case.target_lung_mask is not None and case.target_lung_mask.any():
-        return case.target_lung_mask, "exact lung mask of the target"
-    return original_mask, "mask of the original CT by the mask source"
+        return case.target_lung_mask, STORED_REGION
+    return original_mask, "the mask of the original CT by the mask source"
 
 
 def read_generated(case: Case, path: Path) -> np.ndarray:

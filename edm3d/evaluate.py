@@ -26,7 +26,7 @@ from edm3d.data.volumes import Grid
 from edm3d.errors import InputError
 from edm3d.report import figures, folder, page
 from edm3d.report.figures import CasePicture
-from edm3d.report.methods import NO_LUNG_VOLUME, methods_text
+from edm3d.report.methods import NO_LUNG_VOLUME, data_remarks, methods_text
 from edm3d.report.page import Picture, Report
 from edm3d.report.summary import (
     GAS_VOLUME,
@@ -50,6 +50,16 @@ LUNGMASK_MODEL = flags.DEFINE_enum(
 LUNGMASK_WEIGHTS = flags.DEFINE_string("lungmask_weights", None, "Its weights file.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a report that is there.")
 VIRTUAL_COHORT = flags.DEFINE_bool("virtual_cohort", False, "Say that the animals are simulated.")
+
+
+INPUTS = {"prior_hu": "prior", "xray_pa": "PA X-ray", "xray_lat": "lateral X-ray"}
+
+
+PAPERS_3B = "As the paper's Figure 3B: normally aerated lung green, poorly aerated red. "
+MEAN_IMAGE = (
+    "The generated CT is the mean image of the ensemble, whose classes differ from the members' "
+    "mean shares in the tables. "
+)
 
 
 @dataclass(frozen=True)
@@ -84,20 +94,23 @@ def find_samples(samples: Path, cases: Sequence[Case]) -> tuple[dict[int, Sample
 
 
 def read_sample(path: Path, case: Case) -> Sample:
-    """The sample of a case, checked to have been drawn from this very prior."""
+    """The sample of a case, checked to have been drawn from this very prior and X-rays."""
     try:
         record = json.loads((path / "case.json").read_text(encoding="utf-8"))
-        drawn_from = record.get("input_sha256", {}).get("prior_hu")
+        drawn_from = {name: record["input_sha256"][name] for name in INPUTS}
         members = int(record["members"])
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise InputError(
             f"{path / 'case.json'} is damaged ({error}); sample the case again"
         ) from error
-    here = hashlib.sha256(np.ascontiguousarray(case.prior_hu).tobytes()).hexdigest()
-    if drawn_from not in (None, here):
-        raise InputError(
-            f"sample {path} was drawn from another prior than the record's; sample it again"
-        )
+    if members < 1:
+        raise InputError(f"members of {path / 'case.json'} is {members}; sample the case again")
+    for name, what in INPUTS.items():
+        here = hashlib.sha256(np.ascontiguousarray(getattr(case, name)).tobytes()).hexdigest()
+        if drawn_from[name] != here:
+            raise InputError(
+                f"sample {path} was drawn from another {what} than the record's; sample it again"
+            )
     return Sample(path, members, record)
 
 
@@ -154,17 +167,21 @@ def draw(
 ) -> tuple[Picture, ...]:
     """The page's pictures: the paper's Figures 2, 3A, 3B where their cases exist, and one case."""
     measured = list(results.values())
-    peep = [r for r in measured if PEEP_BOTH.holds(r)] or measured
+    peep = [r for r in measured if PEEP_BOTH.holds(r)]
     index_of = {r.case_id: i for i, r in results.items()}
-    shown = index_of[comparison.representative(peep).case_id]
+    shown = index_of[comparison.representative(peep or measured).case_id]
     picture = picture_of(cases[shown], samples[shown], masks)
-    middle = "The case of median error in the lung"
+    among = "the cases of PEEP 3 to 8 or 13 cmH2O" if peep else "all cases"
+    middle = f"The case of median error in the lung among {among}"
+    overlay = PAPERS_3B if peep else "Normally aerated lung green, poorly aerated red. "
+    if samples[shown].members > 1:
+        overlay += MEAN_IMAGE
     return (
         *_agreement_pictures(measured, GAS_VOLUME if masks.is_given else LUNG_VOLUME),
         Picture(
             "figure_3b",
             figures.png(figures.aeration_overlay(picture)),
-            f"As the paper's Figure 3B: normally aerated lung green, poorly aerated red. {middle}.",
+            f"{overlay}{middle}.",
         ),
         Picture("three_planes", figures.png(figures.three_planes(picture)), f"{middle}."),
     )
@@ -208,6 +225,7 @@ def provenance_of(
         "masks": masks.name,
         "spacing_mm": info.spacing_mm,
         "split_by": info.split_by,
+        "virtual_cohort": VIRTUAL_COHORT.value,
         **{name: values(name) for name in ("members", "nfe", "checkpoint_step", "seed")},
     }
 
@@ -227,7 +245,12 @@ def evaluate(samples_folder: Path, records: Path, out: Path) -> None:
         results=measured,
         pictures=draw(cases, samples, results, masks),
         methods=methods_text(facts, measured),
-        remarks=(*remarks, *left_out, *([NO_LUNG_VOLUME] if masks.is_given else [])),
+        remarks=(
+            *remarks,
+            *left_out,
+            *data_remarks(info),
+            *([NO_LUNG_VOLUME] if masks.is_given else []),
+        ),
         virtual=VIRTUAL_COHORT.value,
     )
     path = folder.write_report(out, report, facts)

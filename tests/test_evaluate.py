@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -103,12 +104,14 @@ def write_records(folder: Path, cases: list[Case]) -> None:
         split_by="subject",
         subjects={"test": sorted({c.subject for c in cases})},
         counts={"test": {"cases": len(cases), "records": len(cases)}},
+        least_coverage={"train": 1.0, "val": 1.0, "test": 1.0},
+        largest_volume_zyx={"train": [20, 20, 20]},
         files={path.name: {"sha256": "", "bytes": path.stat().st_size}},
     )
     (folder / "dataset.json").write_text(info.to_json())
 
 
-def write_sample(folder: Path, case: Case, members: list[np.ndarray], **record: Any) -> None:
+def write_sample(folder: Path, case: Case, members: list[np.ndarray], /, **record: Any) -> None:
     """A sample folder as edm3d.sample leaves it."""
     case_folder = folder / case.case_id
     (case_folder / "members").mkdir(parents=True)
@@ -116,9 +119,12 @@ def write_sample(folder: Path, case: Case, members: list[np.ndarray], **record: 
     write_nifti(case_folder / "generated.nii.gz", mean, case.grid)
     for i, hu in enumerate(members if len(members) > 1 else []):
         write_nifti(case_folder / "members" / f"{i:03}.nii.gz", hu.astype(np.int16), case.grid)
-    digest = hashlib.sha256(np.ascontiguousarray(case.prior_hu).tobytes()).hexdigest()
+    digests = {
+        name: hashlib.sha256(np.ascontiguousarray(getattr(case, name)).tobytes()).hexdigest()
+        for name in ("prior_hu", "xray_pa", "xray_lat")
+    }
     facts = {"members": len(members), "nfe": 35, "checkpoint_step": 7, "seed": 0}
-    content = {**facts, "input_sha256": {"prior_hu": digest}, **record}
+    content = {**facts, "input_sha256": digests, **record}
     (case_folder / "case.json").write_text(json.dumps(content))
 
 
@@ -170,13 +176,16 @@ def test_a_perfect_model_has_no_bias_and_the_copy_has_its_own(
     model, copy = everything["model"], everything["copy the prior"]
     for quantity in ("lung_volume_ml", "normally_aerated_percent", "gas_volume_ml"):
         assert model["agreement"][quantity]["mean_absolute_error"] == 0
-        assert model["agreement"][quantity]["change"]["r_squared"] == pytest.approx(1)
+        assert model["agreement"][quantity]["change"] is None  # both directions are in it
     assert model["lung_mae_hu"] == 0 and copy["lung_mae_hu"] > 50
     volume = copy["agreement"]["lung_volume_ml"]
     assert volume["regression"]["r_squared"] is not None
-    assert volume["change"]["r_squared"] is None  # a copy predicts no change at all
     phases = [f"opposite_phase_{phase}" for phase in ("inspiration", "expiration")]
     to_in, to_ex = (metrics["groups"][p]["copy the prior"]["agreement"] for p in phases)
+    for phase in phases:
+        perfect = metrics["groups"][phase]["model"]["agreement"]["lung_volume_ml"]
+        assert perfect["change"]["slope"] == perfect["change_r2"] == pytest.approx(1)
+    assert to_in["lung_volume_ml"]["change"]["slope"] == 0 > to_in["lung_volume_ml"]["change_r2"]
     assert to_in["lung_volume_ml"]["bland_altman"]["bias"] < -200
     assert to_ex["lung_volume_ml"]["bland_altman"]["bias"] > 200
     assert set(metrics["groups"]) == {
@@ -221,7 +230,84 @@ def test_a_known_shift_in_the_given_masks_is_the_known_bias(
     assert gas["bias"] == pytest.approx(-HU_STEP / 1000 * np.mean(lung_ml), rel=1e-9)
     assert model["lung_mae_hu"] == pytest.approx(HU_STEP)
     page = (tmp_path / "report" / "report.html").read_text()
-    assert "Lung volume is left out" in page
+    assert "Lung volume is left out" in page and "Lung volume: original" not in page
+    assert "lung masks stored with the records" in page and "exact" not in page
+    (row, *_) = csv.DictReader((tmp_path / "report" / "cases.csv").read_text().splitlines())
+    assert "generated.gas_volume_ml" in row
+    assert not [name for name in row if name.endswith("lung_volume_ml")]
+    evaluated(
+        tmp_path / "samples", records, tmp_path / "virtual", masks="given", virtual_cohort=True
+    )
+    assert "masks are exact" in (tmp_path / "virtual" / "report.html").read_text()
+
+
+def gas_ml(hu: np.ndarray | None, mask: np.ndarray | None) -> float:
+    assert hu is not None and mask is not None
+    return -hu[mask > 0].astype(float).sum() / 1000 * SPACING**3 / 1000
+
+
+def test_given_masks_measure_the_prior_in_its_own_lung(
+    cases: list[Case], records: Path, tmp_path: Path
+) -> None:
+    for case in cases:
+        write_sample(tmp_path / "samples", case, [case.target_hu])
+    metrics = evaluated(tmp_path / "samples", records, tmp_path / "report", masks="given")
+    rows = list(csv.DictReader((tmp_path / "report" / "cases.csv").read_text().splitlines()))
+    changes = []
+    for case, row in zip(cases, rows, strict=True):
+        found = [float(row[f"{ct}.gas_volume_ml"]) for ct in ("original", "prior")]
+        true = (
+            gas_ml(case.target_hu, case.target_lung_mask),
+            gas_ml(case.prior_hu, case.prior_lung_mask),
+        )
+        assert found == pytest.approx(true)
+        if (case.prior_scan, case.target_scan) == ("s0", "s1"):
+            changes.append(true[0] - true[1])
+    assert np.mean(changes) < -100  # ml: a breath
+    copy = metrics["groups"]["opposite_phase_expiration"]["copy the prior"]["agreement"]
+    bias = copy["gas_volume_ml"]["bland_altman"]["bias"]
+    assert bias == pytest.approx(-np.mean(changes))
+
+
+def test_given_masks_that_a_record_lacks_are_one_clear_line(tmp_path: Path) -> None:
+    for name in ("prior", "target"):
+        case = dataclasses.replace(make_case(0, 1, 0), **{f"{name}_lung_mask": None})
+        write_records(tmp_path / name / "records", [case])
+        write_sample(tmp_path / name / "samples", case, [case.target_hu])
+        line = refused(
+            tmp_path / name / "samples", tmp_path / name / "records", tmp_path / "report",
+            masks="given",
+        )  # fmt: skip
+        assert f"has no lung mask of its {name}" in line
+
+
+def test_captions_name_the_papers_figures_only_where_their_cases_exist(
+    cases: list[Case], records: Path, tmp_path: Path
+) -> None:
+    for case in cases[:2]:  # opposite phases only
+        write_sample(tmp_path / "samples", case, [case.target_hu])
+    evaluated(tmp_path / "samples", records, tmp_path / "report")
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Figure 3B" not in page and "mean image of the ensemble" not in page
+    assert "The case of median error in the lung among all cases." in page
+    for case in cases[2:4]:
+        write_sample(tmp_path / "samples", case, [case.target_hu] * 2)
+    evaluated(tmp_path / "samples", records, tmp_path / "report", overwrite=True)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Figure 3B" in page and "mean image of the ensemble" in page
+    assert "among the cases of PEEP 3 to 8 or 13 cmH2O." in page
+
+
+def test_a_report_may_take_the_place_of_the_empty_folder_one_is_in(
+    cases: list[Case], records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_sample(tmp_path / "samples", cases[0], [cases[0].target_hu])
+    (tmp_path / "report").mkdir()
+    monkeypatch.chdir(tmp_path / "report")
+    with flagsaver.flagsaver(samples=str(tmp_path / "samples"), records=str(records), out="."):
+        evaluate.main([])
+    assert (tmp_path / "report" / "report.html").is_file()
+    monkeypatch.chdir(tmp_path)  # the old folder is gone
 
 
 def test_ensembles_are_measured_by_member_and_voxels_by_their_mean(
@@ -297,8 +383,21 @@ def test_bad_input_is_one_clear_line(cases: list[Case], records: Path, tmp_path:
     assert "is no folder" in refused(samples, records, out)
     samples.mkdir()
     assert "no complete sample of the 12 test cases" in refused(samples, records, out)
-    write_sample(samples, case, [case.target_hu], input_sha256={"prior_hu": "other"})
-    assert "drawn from another prior" in refused(samples, records, out)
+
+    def sampled(**record: Any) -> None:
+        shutil.rmtree(samples / case.case_id, ignore_errors=True)
+        write_sample(samples, case, [case.target_hu], **record)
+
+    sampled()
+    right = json.loads((samples / case.case_id / "case.json").read_text())["input_sha256"]
+    names = {"prior_hu": "prior", "xray_pa": "PA X-ray", "xray_lat": "lateral X-ray"}
+    for name, words in names.items():
+        sampled(input_sha256={**right, name: "other"})
+        assert f"drawn from another {words}" in refused(samples, records, out)
+    sampled(input_sha256={"prior_hu": right["prior_hu"]})
+    assert "case.json is damaged" in refused(samples, records, out)
+    sampled(members=0)
+    assert "members of" in refused(samples, records, out)
     with flagsaver.flagsaver(samples=None), pytest.raises(InputError, match="--samples is missing"):
         evaluate.main([])
     assert "dataset.json does not exist" in refused(samples, tmp_path, out)
@@ -355,7 +454,7 @@ def test_the_command_ends_with_the_report_or_with_exit_code_2(
     command += [f"--samples={tmp_path / 'samples'}", f"--out={tmp_path / 'report'}"]
     first, again = (subprocess.run(command, capture_output=True, text=True) for _ in range(2))
     assert first.returncode == 0, first.stderr
-    assert "R² of the change" in first.stdout
+    assert "change to expiration, slope; R²" in first.stdout
     assert first.stdout.rstrip().splitlines()[-1] == str(tmp_path / "report" / "report.html")
     assert again.returncode == 2
     assert [li.startswith("error: --out") for li in again.stderr.splitlines()] == [True]

@@ -18,7 +18,7 @@ import numpy as np
 from edm3d.data.volumes import Grid
 from edm3d.errors import InputError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SPLITS = ("train", "val", "test")
 UNIT_HU = 1024.0  # unit CT = clip(HU, window) / 1024
 DATASET_FILE = "dataset.json"
@@ -149,6 +149,8 @@ class DatasetInfo:
     split_by: str  # 'subject', or 'pair': then no claim about new subjects can be made
     subjects: dict[str, list[str]]  # by split
     counts: dict[str, dict[str, int]]  # by split: cases, records
+    least_coverage: dict[str, float]  # by split: the least share of a prior that its target covers
+    largest_volume_zyx: dict[str, list[int]]  # by split: the most voxels along each axis
     files: dict[str, dict[str, Any]]  # by name: sha256, bytes
 
     def to_json(self) -> str:

@@ -273,6 +273,9 @@ def assign_splits(
         max(round(f * len(subjects)), at_least if f > 0 else 0)
         for f in (fractions[2], fractions[1])
     )
+    room = len(subjects) - (at_least if fractions[0] > 0 else 0)
+    while test + val > room:  # both were rounded up
+        test, val = (test - 1, val) if test > val else (test, val - 1)
     names = ["test"] * test + ["val"] * val + ["train"] * (len(subjects) - test - val)
     split_of = dict(zip(subjects.tolist(), names, strict=False))
     return [replace(scan, split=split_of[scan.subject]) for scan in scans]

@@ -9,7 +9,9 @@ drawn from a generator of its own, so neither threads, worker processes, hosts n
 what it holds.
 """
 
+import ctypes
 import functools
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, cast
@@ -45,6 +47,7 @@ _VACUUM = -1000.0 / UNIT_HU
 _ORDER, _CROP = 0, 1  # which random stream of the seed
 _THREADS = 4
 _READ_AHEAD_EXAMPLES = 16
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _ENDLESS = 2**40
 
 
@@ -106,13 +109,23 @@ def _epoch_order(seed: int, epoch: int, records: int) -> np.ndarray:
     return np.random.default_rng([_ORDER, seed, epoch]).permutation(records)
 
 
+def check_patch_fits(info: DatasetInfo, patch: int) -> None:
+    """Raises `InputError` where a training volume was cut into blocks smaller than `patch`."""
+    if min(patch, max(info.largest_volume_zyx["train"])) > info.block:
+        raise _too_large(patch, info)
+
+
+def _too_large(patch: int, info: DatasetInfo) -> InputError:
+    return InputError(
+        f"patch {patch} is larger than the records' block {info.block}; use a patch of at "
+        f"most {info.block}, or build the records with a larger block"
+    )
+
+
 def _check_patch(case: Case, info: DatasetInfo, patch: int) -> None:
     for size, whole in zip(case.prior_hu.shape, case.volume_shape_zyx, strict=True):
         if size < min(patch, whole):
-            raise InputError(
-                f"patch {patch} is larger than the records' block {info.block}; use a patch of at "
-                f"most {info.block}, or build the records with a larger block"
-            )
+            raise _too_large(patch, info)
 
 
 def example_at(cases: CaseSequence, info: DatasetInfo, g: int, *, patch: int, seed: int) -> Batch:
@@ -145,6 +158,7 @@ def train_batches(
     """
     import grain
 
+    keep_freed_memory()
     if batch % process_count:
         raise InputError(f"batch {batch} is not divisible by {process_count} processes; change it")
     info, cases, local = (
@@ -166,7 +180,31 @@ def train_batches(
         return cast(Batches, iter(examples.to_iter_dataset(reading).batch(local)))
     reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
     batches = examples.batch(local).to_iter_dataset(reading)
-    return cast(Batches, iter(batches.mp_prefetch(_worker_options(workers))))
+    return cast(Batches, iter(batches.mp_prefetch(_worker_options(workers), _start_worker)))
+
+
+def keep_freed_memory() -> None:
+    """Lets glibc keep what records free for the next ones; does nothing elsewhere.
+
+    A record passes through several buffers of its size. Handing 17 MB back to the system each time
+    and having it mapped and cleared again takes as long as decoding (`benchmarks/pipeline.py`).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most that every glibc takes
+        mallopt(_M_TRIM_THRESHOLD, 256 * 2**20)
+
+
+def _start_worker(worker: int, workers: int) -> None:
+    """Starts a worker that outlives Ctrl-C and a scheduler's SIGTERM.
+
+    Both reach the whole process group; the reader ends its workers itself by `close()`, after the
+    batches that it still needs to save what it has.
+    """
+    del worker, workers
+    keep_freed_memory()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _worker_options(workers: int):

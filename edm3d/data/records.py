@@ -177,6 +177,13 @@ def _dataset_info(
             }
             for split in SPLITS
         },
+        least_coverage={
+            split: min((s.least_coverage for s in of(split)), default=1.0) for split in SPLITS
+        },
+        largest_volume_zyx={
+            split: np.max([(0, 0, 0), *(s.largest_volume_zyx for s in of(split))], axis=0).tolist()
+            for split in SPLITS
+        },
         files={s.name: {"sha256": s.sha256, "bytes": s.size_bytes} for s in shards},
     )
 

@@ -32,8 +32,10 @@ from edm3d.data.volumes import (
 )
 from edm3d.errors import InputError
 
-# Random access needs one record a group; zstd:1 is the measured choice of benchmarks/pipeline.py.
+# Random access needs one record a group. zstd:1 is chosen for its size, not for speed: records take
+# 43 % of the bytes, and an example about 5 ms more of one core (benchmarks/pipeline.py).
 WRITER_OPTIONS = "group_size:1,zstd:1"
+LEAST_COVERAGE = 0.5  # of the prior's volume by the target; the rest trains as body turned to air
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class ShardSummary:
     residual_square_sum: float
     voxels: int
     least_coverage: float
+    largest_volume_zyx: tuple[int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +87,12 @@ class OnGrid:
     covered: float
 
 
-def _labels_on(scan: Scan, grid: Grid) -> np.ndarray | None:
+def _labels_on(scan: Scan, grid: Grid, antialias: bool) -> np.ndarray | None:
+    """The scan's lung labels on a grid: where a label fills half of the (interpolated) voxel.
+
+    The nearest voxel would do for finer grids only: from 5 to 10 mm every centre lies half way
+    between two voxels, the nearest is always the same one of them, and the lung moves by 2.5 mm.
+    """
     if scan.lung_mask is None:
         return None
     mask = read_mask(scan.lung_mask)
@@ -92,7 +100,11 @@ def _labels_on(scan: Scan, grid: Grid) -> np.ndarray | None:
         raise InputError(
             f"lung mask {scan.lung_mask} holds label {mask.values.max()}; use 1 right and 2 left"
         )
-    return resample(mask, grid, order=0, fill=0)
+    labels = np.zeros(grid.shape_zyx, np.uint8)
+    for label in (1, 2):
+        share = Volume((mask.values == label).astype(np.float32), mask.grid)
+        labels[resample(share, grid, fill=0.0, antialias=antialias) >= 0.5] = label
+    return labels
 
 
 def _to_grid(scan: Scan, ct: Volume, grid: Grid, settings: RecordSettings) -> OnGrid:
@@ -100,7 +112,8 @@ def _to_grid(scan: Scan, ct: Volume, grid: Grid, settings: RecordSettings) -> On
     pa, lat = line_integrals(
         hu, spacing_mm=settings.spacing_mm, mu_water_per_mm=settings.mu_water_per_mm
     )
-    return OnGrid(hu, pa, lat, _labels_on(scan, grid), coverage(ct.grid, grid))
+    labels = _labels_on(scan, grid, settings.antialias)
+    return OnGrid(hu, pa, lat, labels, coverage(ct.grid, grid))
 
 
 def read_on_grid(scan: Scan, grid: Grid, settings: RecordSettings) -> OnGrid:
@@ -129,6 +142,11 @@ def whole_case(pair: Pair, prior: OnGrid, target: OnGrid, grid: Grid) -> Case:
         raise InputError(
             f"{second.ct} does not overlap {first.ct} in scanner coordinates; pair only scans of "
             "one frame, or register them first"
+        )
+    if target.covered < LEAST_COVERAGE:
+        raise InputError(
+            f"{second.ct} covers {target.covered:.0%} of {first.ct} in scanner coordinates; pair "
+            f"only scans that share {LEAST_COVERAGE:.0%} of the prior or more"
         )
     return Case(
         case_id=f"{first.subject}__{first.scan}__{second.scan}",
@@ -188,10 +206,12 @@ class _Shard:
         self.subject, self.cases, self.records = "", 0, 0
         self.sums = np.zeros(2)
         self.voxels, self.least_coverage = 0, 1.0
+        self.largest_volume = np.zeros(3, int)
 
     def add(self, case: Case, covered: float) -> None:
         self.subject, self.cases = case.subject, self.cases + 1
         self.least_coverage = min(self.least_coverage, covered)
+        self.largest_volume = np.maximum(self.largest_volume, case.volume_shape_zyx)
         blocks = [case]
         if self.split == "train":
             corners = block_corners(case.volume_shape_zyx, self.settings.block)
@@ -215,6 +235,7 @@ class _Shard:
     def close(self) -> ShardSummary:
         with _disk_faults(self.path):
             self.writer.close()
+        z, y, x = self.largest_volume.tolist()
         return ShardSummary(
             name=self.path.name,
             split=self.split,
@@ -227,6 +248,7 @@ class _Shard:
             residual_square_sum=self.sums[1] / UNIT_HU**2,
             voxels=self.voxels,
             least_coverage=self.least_coverage,
+            largest_volume_zyx=(z, y, x),
         )
 
 

@@ -5,8 +5,11 @@ maps a voxel index `(x, y, z, 1)` to LPS millimetres and may be oblique. Read ne
 `edm3d.data.projection` (X-rays of a volume), `edm3d.data.records` (what becomes of a pair).
 """
 
+import contextlib
+import logging
 import os
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,8 +117,9 @@ def resample(
 ) -> np.ndarray:
     """The volume's values on `grid` in scanner coordinates, `[z, y, x]`, the dtype kept.
 
-    Linear by default (`order=0` for masks). Half a voxel beyond the outermost centres still belongs
-    to the volume and takes the edge's value; farther out is `fill`.
+    Linear by default; labels go through it one at a time, as shares of 0..1. Half a voxel beyond
+    the outermost centres still belongs to the volume and takes the edge's value; farther out is
+    `fill`.
     """
     from scipy import ndimage
 
@@ -152,17 +156,30 @@ def _refuse_other_formats(path: Path) -> None:
         raise InputError(f"{path} is DICOM; convert the series to NIfTI (.nii.gz) first")
 
 
+@contextlib.contextmanager
+def _silenced(logger: logging.Logger) -> Iterator[None]:
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
 def _load_nifti(path: Path):
     """The nibabel image, its array as stored on disk not yet read."""
     import nibabel
+    from nibabel import imageglobals
     from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
 
     _refuse_other_formats(path)
     try:
-        image = nibabel.load(path)
-    except (ImageFileError, *_READ_FAULTS) as error:
+        with _silenced(imageglobals.logger):  # what it logs, it raises too
+            image = nibabel.load(path)
+    except (ImageFileError, HeaderDataError, *_READ_FAULTS) as error:
+        fault = " ".join(str(error).split())  # nibabel tells some faults in several lines
         raise InputError(
-            f"{path} is not a readable NIfTI file ({error}); give .nii or .nii.gz"
+            f"{path} is not a readable NIfTI file ({fault}); give .nii or .nii.gz"
         ) from error
     if not isinstance(image, nibabel.Nifti1Image):  # Nifti2Image is one too
         raise InputError(f"{path} is {type(image).__name__}; convert it to NIfTI (.nii.gz)")
@@ -227,7 +244,8 @@ def _read(path: Path, dtype) -> Volume:
     try:
         values = image.get_fdata(dtype=np.float32, caching="unchanged")
     except _READ_FAULTS as error:
-        raise InputError(f"{path} breaks off ({error}); copy the file again") from error
+        fault = " ".join(str(error).split())
+        raise InputError(f"{path} breaks off ({fault}); copy the file again") from error
     values = orientations.apply_orientation(values.reshape(image.shape[:3]), turn)
     return Volume(np.ascontiguousarray(values.transpose(2, 1, 0), dtype), grid)
 

@@ -163,6 +163,18 @@ def concordance(x: ArrayLike, y: ArrayLike) -> float:
     return float(2 * covariance / (a.var() + b.var() + shift**2))
 
 
+def determination(predicted: ArrayLike, reference: ArrayLike) -> float:
+    """Coefficient of determination 1 - SSE/SST of `[n]` predictions; NaN for a constant reference.
+
+    Unlike r² it is lowered by a wrong scale, offset or sign: 1 is perfect, 0 no better than the
+    mean of the references, below 0 worse than it.
+    """
+    x, y = _pair(predicted, reference, at_least=2)
+    if np.ptp(y) == 0:
+        return float("nan")
+    return float(1 - np.sum((x - y) ** 2) / np.sum((y - y.mean()) ** 2))
+
+
 def mean_absolute_error(measured: ArrayLike, reference: ArrayLike) -> float:
     """Mean of |measured - reference| over `[n]`, in the data's unit."""
     return float(np.abs(_difference(measured, reference, at_least=1)).mean())

@@ -16,12 +16,16 @@ from edm3d.comparison import CaseResult
 from edm3d.metrics import agreement
 from edm3d.metrics.aeration import NORMAL_HU, POOR_UPPER_HU
 from edm3d.report.summary import (
+    COPY,
     FEWEST_CASES,
     NORMALLY_AERATED,
     PEEP_BOTH,
     TO_EXPIRATION,
     TO_INSPIRATION,
     Quantity,
+    in_both_orders,
+    number,
+    unit_of,
 )
 
 WINDOW_HU = (-1000.0, 300.0)
@@ -93,50 +97,56 @@ def _values(results: Sequence[CaseResult], quantity: Quantity) -> tuple[np.ndarr
     return tuple(np.array(triples).T)
 
 
-def _unit(quantity: Quantity) -> str:
-    return "%" if quantity is NORMALLY_AERATED else quantity.unit
-
-
 def _bland_altman(axis: Axes, results: Sequence[CaseResult], quantity: Quantity) -> str:
     """Draws differences against means; returns bias and limits in words."""
     original, generated, prior = _values(results, quantity)
-    axis.scatter((original + prior) / 2, prior - original, s=14, c=COPY_COLOUR, label="prior")
+    axis.scatter((original + prior) / 2, prior - original, s=14, c=COPY_COLOUR, label=COPY)
     mean, difference = (original + generated) / 2, generated - original
     axis.scatter(mean, difference, s=20, c=MODEL_COLOUR, label="generated")
     axis.axhline(0, color="black", lw=0.6)
-    axis.set_xlabel(f"Mean of original and generated: {quantity.title} ({_unit(quantity)})")
-    axis.set_ylabel(f"Generated - original ({quantity.unit})")
+    axis.set_xlabel(f"Mean of CT and original: {quantity.title} ({unit_of(quantity)})")
+    axis.set_ylabel(f"CT - original ({quantity.unit})")
     axis.legend(fontsize=8)
     if len(results) < FEWEST_CASES:
         return TOO_FEW
+    if in_both_orders(results):
+        return "no bias or limits: pairs in both orders cancel"
     ba = agreement.bland_altman(generated, original)
     axis.axhline(ba.bias, color=RED, lw=1.4)
     for limit in (ba.lower, ba.upper):
         axis.axhline(limit, color=RED, lw=1.2, ls=":")
-    return f"bias {ba.bias:.3g}, 95 % limits [{ba.lower:.3g}, {ba.upper:.3g}] {quantity.unit}"
+    return (
+        f"bias {number(ba.bias)}, 95 % limits [{number(ba.lower)}, {number(ba.upper)}] "
+        f"{quantity.unit}"
+    )
 
 
 def _regression(axis: Axes, results: Sequence[CaseResult], quantity: Quantity) -> str:
     """Draws generated against original values; returns the fitted line in words."""
     original, generated, prior = _values(results, quantity)
-    axis.scatter(original, prior, s=14, c=COPY_COLOUR, label="prior")
+    axis.scatter(original, prior, s=14, c=COPY_COLOUR, label=COPY)
     axis.scatter(original, generated, s=20, c=MODEL_COLOUR, label="generated")
     ends = np.array([original.min(), original.max()])
     axis.plot(ends, ends, color="black", lw=0.6, label="identity")
-    axis.set_xlabel(f"Original: {quantity.title} ({_unit(quantity)})")
-    axis.set_ylabel(f"Generated ({_unit(quantity)})")
+    axis.set_xlabel(f"Original: {quantity.title} ({unit_of(quantity)})")
+    axis.set_ylabel(f"CT ({unit_of(quantity)})")
     axis.legend(fontsize=8)
-    if len(results) < FEWEST_CASES or np.ptp(original) == 0:
+    if len(results) < FEWEST_CASES:
         return TOO_FEW
+    if np.ptp(original) == 0:
+        return "no regression: the original does not vary"
     fit = agreement.linear_regression(original, generated)
     axis.plot(ends, fit.slope * ends + fit.intercept, color=RED, lw=1.4)
     r2 = "undefined" if np.isnan(fit.r_squared) else f"{fit.r_squared:.3f}"
-    sign = "+" if fit.intercept >= 0 else "-"
-    return f"y = {fit.slope:.2f} x {sign} {abs(fit.intercept):.3g}, R² = {r2}"
+    sign = "+" if fit.intercept >= 0 else "−"
+    return f"y = {fit.slope:.2f} x {sign} {number(abs(fit.intercept))}, R² = {r2}"
 
 
 def aeration_overlay(picture: CasePicture) -> Figure:
-    """The paper's Figure 3B: prior | original | generated, normal lung green, poor lung red."""
+    """The paper's Figure 3B: prior | original | generated, normal lung green, poor lung red.
+
+    Of an ensemble the generated CT is its mean image.
+    """
     columns = (
         ("Prior", picture.prior_hu, picture.prior_mask),
         ("Original", picture.original_hu, picture.original_mask),

@@ -15,6 +15,7 @@ from edm3d.comparison import CaseResult
 from edm3d.errors import InputError
 from edm3d.report import page
 from edm3d.report.page import Report
+from edm3d.report.summary import LUNG_VOLUME
 
 SCHEMA_VERSION = 1
 
@@ -32,6 +33,7 @@ def check_free(out: Path, *, overwrite: bool) -> None:
 
 def write_report(out: Path, report: Report, provenance: dict[str, Any]) -> Path:
     """Writes the folder beside `out`, puts it in its place; returns the path of report.html."""
+    out = out.absolute()  # a name such as '.' has no place beside it
     temporary = out.with_name(f".{out.name}.part-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -69,7 +71,7 @@ def _texts(report: Report, provenance: dict[str, Any]) -> dict[str, str]:
     }
     return {
         "metrics.json": json.dumps(_finite(metrics), indent=2, allow_nan=False) + "\n",
-        "cases.csv": cases_csv(report.results),
+        "cases.csv": cases_csv(report.results, lung_volume=LUNG_VOLUME in report.quantities),
         "report.html": page.render(report),
     }
 
@@ -83,9 +85,11 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def cases_csv(results: Sequence[CaseResult]) -> str:
+def cases_csv(results: Sequence[CaseResult], *, lung_volume: bool) -> str:
     """One row a case: ids, settings, every measure of the three CTs and the voxel errors."""
     rows = [_flat(asdict(r)) for r in results]
+    if not lung_volume:
+        rows = [{k: v for k, v in row.items() if not k.endswith(LUNG_VOLUME.key)} for row in rows]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()

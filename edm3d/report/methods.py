@@ -3,19 +3,35 @@
 from collections.abc import Sequence
 from typing import Any
 
-from edm3d.comparison import CaseResult
+from edm3d.comparison import STORED_REGION, CaseResult
+from edm3d.data.cases import DatasetInfo
 
 MASK_WORDS = {
     "classical": "thresholds and closing (loses much of consolidated lung at the chest wall), "
     "applied to each CT by itself",
-    "given": "the exact masks stored with the records; every CT of a case is measured in the "
-    "target's own mask",
+    "given": "the lung masks stored with the records; original and generated CT are measured in "
+    "the target's mask, the prior in its own",
     "lungmask": "the lungmask network, applied to each CT by itself",
 }
 NO_LUNG_VOLUME = (
-    "Lung volume is left out: with --masks=given every CT of a case is measured inside the "
-    "target's own mask, so all would have the same lung volume."
+    "Lung volume is left out: with --masks=given the generated CT is measured inside the target's "
+    "own mask, so it would have the original's lung volume."
 )
+SHARED_SUBJECTS = "Training and test pairs share subjects, so nothing here holds for new subjects."
+EXACT = "The stored masks are exact, since the animals are simulated."
+NOTEWORTHY_COVERAGE = 0.95
+
+
+def data_remarks(info: DatasetInfo) -> list[str]:
+    """What a reader must know of the records before the numbers."""
+    remarks = [] if info.split_by == "subject" else [SHARED_SUBJECTS]
+    for split, least in info.least_coverage.items():
+        if least < NOTEWORTHY_COVERAGE:
+            remarks.append(
+                f"A target of the {split} records covers only {least:.0%} of its prior's volume; "
+                "the rest counts as air."
+            )
+    return remarks
 
 
 def methods_text(facts: dict[str, Any], results: Sequence[CaseResult]) -> str:
@@ -26,11 +42,8 @@ def methods_text(facts: dict[str, Any], results: Sequence[CaseResult]) -> str:
 
     subjects = len({r.subject for r in results})
     regions = " or ".join(sorted({r.mae_region for r in results}))
-    split = (
-        ""
-        if facts["split_by"] == "subject"
-        else (" Training and test pairs share subjects, so nothing here holds for new subjects.")
-    )
+    stored = facts["masks"] == "given" or STORED_REGION in regions
+    exact = f" {EXACT}" if stored and facts["virtual_cohort"] else ""
     return (
         f"{len(results)} prior/target pairs of {subjects} test subjects were evaluated, of "
         f"{facts['test_cases']} test pairs in the records ({facts['sampled_cases']} sampled), on "
@@ -42,5 +55,5 @@ def methods_text(facts: dict[str, Any], results: Sequence[CaseResult]) -> str:
         "over the lung. Of an ensemble these are averaged over its members and not taken from the "
         f"mean image; voxel errors are those of the mean image, in: {regions}. Limits of agreement "
         "after Bland and Altman 1986, for repeated measures with varying truth after Bland and "
-        f"Altman 2007 by subject. edm3d {facts['edm3d_version']}.{split}"
+        f"Altman 2007 by subject. edm3d {facts['edm3d_version']}.{exact}"
     )

@@ -14,6 +14,7 @@ from edm3d.metrics.agreement import Regression
 from edm3d.report.style import CSS
 from edm3d.report.summary import (
     ALL,
+    FEWEST_CASES,
     LUNG_VOLUME,
     NORMALLY_AERATED,
     PEEP_BOTH,
@@ -25,7 +26,8 @@ from edm3d.report.summary import (
     MethodSummary,
     Quantity,
     count,
-    predicts_no_change,
+    number,
+    unit_of,
     verdict,
 )
 
@@ -45,13 +47,19 @@ VIRTUAL = (
     "is never evidence about real pigs or patients."
 )
 MISSING = "–"
+DIRECTIONS = {TO_INSPIRATION.key: "to inspiration", TO_EXPIRATION.key: "to expiration"}
 READING = (
-    "Differences are method minus original. Bias and 95 % limits of agreement (bias ± 1.96 SD) "
-    "count every case alike, as the paper does, with the bias' 95 % confidence interval in round "
-    "brackets; the repeated-measures limits allow for several scans of one animal. CCC is Lin's "
-    "concordance. 'Change' compares the change from the prior with the true change; slope 1 and "
-    "R² 1 would be perfect. Copying the prior can reach a high R² of the values, yet predicts no "
-    "change."
+    "Differences are method minus original. Bias (with its 95 % confidence interval in round "
+    "brackets) and 95 % limits of agreement (bias ± 1.96 SD) count every case alike and are for "
+    "comparison with the paper, which does so; scans of one animal are alike, so that this "
+    "interval is too narrow. The bias by animal gives each animal the same weight, and its "
+    "interval counts animals; the repeated-measures limits allow for several scans of one animal. "
+    "r is Pearson's correlation, R² its square, CCC Lin's concordance; copying the prior can reach "
+    "a high R² of the values. 'Change' judges the predicted change from the prior against the true "
+    "one, among cases that go one way: slope 1 is the right size and a negative slope the wrong "
+    "direction, and R² here is the share of the differences between the true changes that was "
+    "predicted: 1 is perfect, 0 no better than giving every case the mean true change, below 0 "
+    "worse than that."
 )
 
 
@@ -75,6 +83,11 @@ class Report:
     remarks: tuple[str, ...]
     virtual: bool
 
+    @property
+    def quantities(self) -> list[Quantity]:
+        """The scalars that were compared, in their order."""
+        return _quantities(self.groups[0])
+
 
 def render(report: Report) -> str:
     """The whole page as HTML text."""
@@ -83,7 +96,7 @@ def render(report: Report) -> str:
     body = [
         "<h1>Synthesised CT against original CT</h1>",
         f'<p class="verdict">{escape(verdict(overall))}</p>',
-        _overview(overall),
+        _overview(report.groups),
         f'<p class="note">{escape(disclaimer)}</p>',
         *(f'<p class="note">{escape(remark)}</p>' for remark in report.remarks),
         "<h2>Figures</h2>",
@@ -93,7 +106,7 @@ def render(report: Report) -> str:
         f'<p class="note">{escape(PAPER_NOTE)}</p>',
         *map(_group_section, report.groups),
         "<h2>Cases</h2>",
-        _case_table(report.results),
+        _case_table(report.results, report.quantities),
         "<h2>Methods</h2>",
         f"<p>{escape(report.methods)}</p>",
     ]
@@ -103,27 +116,30 @@ def render(report: Report) -> str:
 def text_summary(groups: Sequence[GroupSummary]) -> str:
     """The overview and the verdict for a terminal."""
     overall = next(g for g in groups if g.key == ALL.key)
-    rows = [["", *(m.method for m in overall.methods)], *_overview_rows(overall)]
+    rows = [["", *(m.method for m in overall.methods)], *_overview_rows(groups)]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     lines = [f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}" for row in rows]
     return "\n".join([*lines, "", verdict(overall)])
 
 
-def _overview_rows(group: GroupSummary) -> list[list[str]]:
+def _overview_rows(groups: Sequence[GroupSummary]) -> list[list[str]]:
+    """Errors over all cases, and the change for each direction of the breath by itself."""
+    overall = next(g for g in groups if g.key == ALL.key)
     rows = []
-    for quantity in _quantities(group):
-        found = [m.agreement[quantity.key] for m in group.methods]
-        errors = [_number(a.mean_absolute_error) for a in found]
+    for quantity in _quantities(overall):
+        errors = [number(m.agreement[quantity.key].mean_absolute_error) for m in overall.methods]
         rows.append([f"{quantity.title}: mean absolute error ({quantity.unit})", *errors])
-        changes = [_r2_of_change(a) for a in found]
-        rows.append([f"{quantity.title}: R² of the change", *changes])
-    maes = [_number(m.lung_mae_hu) for m in group.methods]
+        for group in (g for g in groups if g.key in DIRECTIONS):
+            changes = [_change(m.agreement[quantity.key]) for m in group.methods]
+            rows.append([f"{quantity.title}: change {DIRECTIONS[group.key]}, slope; R²", *changes])
+    maes = [number(m.lung_mae_hu) for m in overall.methods]
     return [*rows, ["Mean absolute error in the lung (HU)", *maes]]
 
 
-def _overview(group: GroupSummary) -> str:
-    head = [f"{group.title}", *(m.method.capitalize() for m in group.methods)]
-    return _table(head, _overview_rows(group))
+def _overview(groups: Sequence[GroupSummary]) -> str:
+    overall = next(g for g in groups if g.key == ALL.key)
+    head = [f"{overall.title}", *(m.method.capitalize() for m in overall.methods)]
+    return _table(head, _overview_rows(groups))
 
 
 def _group_section(group: GroupSummary) -> str:
@@ -133,9 +149,10 @@ def _group_section(group: GroupSummary) -> str:
         "Mean abs. error",
         "Bias (95 % CI)",
         "95 % limits",
+        "Bias by animal (95 % CI)",
         "Repeated-measures limits",
         "Slope; intercept",
-        "R²",
+        "r; R²",
         "CCC",
         "Change: slope; R²",
         "Paper",
@@ -169,7 +186,7 @@ VOXEL_HEAD = (
 
 def _voxel_row(method: MethodSummary) -> list[str]:
     values = (method.lung_mae_hu, method.lung_rmse_hu, *method.compartment_mae)
-    return [method.method, *map(_number, values)]
+    return [method.method, *map(number, values)]
 
 
 def _agreement_row(group: GroupSummary, quantity: Quantity, method: MethodSummary) -> list[str]:
@@ -178,80 +195,79 @@ def _agreement_row(group: GroupSummary, quantity: Quantity, method: MethodSummar
     return [
         f"{quantity.title} ({quantity.unit})" if is_model else "",
         method.method,
-        _number(a.mean_absolute_error),
+        number(a.mean_absolute_error),
         *_bias_and_limits(a),
-        MISSING if a.repeated is None else _interval((a.repeated.lower, a.repeated.upper)),
+        *_repeated(a),
         MISSING if a.regression is None else _line(a.regression),
-        MISSING if a.regression is None else _r2(a.regression),
-        MISSING if a.concordance is None else _number(a.concordance, 3),
-        MISSING if a.change is None else f"{_number(a.change.slope, 2)}; {_r2_of_change(a)}",
+        MISSING if a.regression is None else _correlation(a.regression),
+        MISSING if a.concordance is None else number(a.concordance, 3),
+        _change(a),
         PAPER.get((group.key, quantity.key), MISSING) if is_model else "",
     ]
 
 
 def _bias_and_limits(a: Agreement) -> tuple[str, str]:
     if a.bland_altman is None:
-        return "too few", "too few"
+        word = "too few" if a.n < FEWEST_CASES else MISSING
+        return word, word
     ba = a.bland_altman
-    low, high = ba.bias_ci
-    around = f"({_number(low)}, {_number(high)})"
-    return f"{_number(ba.bias)} {around}", _interval((ba.lower, ba.upper))
+    return _with_ci(ba.bias, ba.bias_ci), _interval((ba.lower, ba.upper))
+
+
+def _repeated(a: Agreement) -> tuple[str, str]:
+    if a.repeated is None:
+        return MISSING, MISSING
+    by_animal = _with_ci(a.repeated.bias_of_means, a.repeated.bias_of_means_ci)
+    return by_animal, _interval((a.repeated.lower, a.repeated.upper))
+
+
+def _with_ci(value: float, ends: tuple[float, float]) -> str:
+    return f"{number(value)} ({number(ends[0])}, {number(ends[1])})"
 
 
 def _line(fit: Regression) -> str:
-    return f"{_number(fit.slope, 2)}; {_number(fit.intercept)}"
+    return f"{number(fit.slope, 2)}; {number(fit.intercept)}"
 
 
-def _r2(fit: Regression) -> str:
-    return "undefined" if math.isnan(fit.r_squared) else _number(fit.r_squared, 3)
+def _correlation(fit: Regression) -> str:
+    if math.isnan(fit.r):
+        return "undefined"
+    return f"{number(fit.r, 3)}; {number(fit.r_squared, 3)}"
 
 
-def _r2_of_change(a: Agreement) -> str:
-    if a.change is None:
+def _change(a: Agreement) -> str:
+    """Slope and coefficient of determination of the predicted change."""
+    if a.change is None or a.change_r2 is None:
         return MISSING
-    return "predicts none" if predicts_no_change(a.change) else _r2(a.change)
+    return f"{number(a.change.slope, 2)}; {number(a.change_r2, 2)}"
 
 
 def _interval(ends: tuple[float, float]) -> str:
-    return f"[{_number(ends[0])}, {_number(ends[1])}]"
-
-
-def _number(value: float, digits: int | None = None) -> str:
-    """A number as printed: whole from 100, one digit from 10, else two; a true minus sign."""
-    if math.isnan(value):
-        return "undefined"
-    if digits is None:
-        digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
-    text = f"{value:.{digits}f}"
-    return text[1:] if float(text) == 0 and text[0] == "-" else text.replace("-", "−")
+    return f"[{number(ends[0])}, {number(ends[1])}]"
 
 
 def _quantities(group: GroupSummary) -> list[Quantity]:
     return [q for q in QUANTITIES if q.key in group.methods[0].agreement]
 
 
-def _case_table(results: Sequence[CaseResult]) -> str:
+def _case_table(results: Sequence[CaseResult], quantities: Sequence[Quantity]) -> str:
     head = ["Case", "Subject", "Prior", "Target", "Lung MAE (HU)", "of the copy"]
-    head += [f"{q.title}: original, generated, prior ({_unit(q)})" for q in QUANTITIES]
+    head += [f"{q.title}: original, generated, prior ({unit_of(q)})" for q in quantities]
     ordered = sorted(results, key=lambda r: -r.generated_error.mae)
-    return _table(head, [_case_row(r) for r in ordered]) + (
+    return _table(head, [_case_row(r, quantities) for r in ordered]) + (
         '<p class="note">Cases of the largest error in the lung come first.</p>'
     )
 
 
-def _unit(quantity: Quantity) -> str:
-    return "%" if quantity is NORMALLY_AERATED else quantity.unit
-
-
-def _case_row(r: CaseResult) -> list[str]:
+def _case_row(r: CaseResult, quantities: Sequence[Quantity]) -> list[str]:
     settings = [
         f"PEEP {v.peep_cmh2o:g}, V_T {v.tidal_volume_ml_kg:g} ml/kg, {v.phase}"
         for v in (r.prior_ventilation, r.target_ventilation)
     ]
     triples = [
-        ", ".join(_number(q.of(a)) for a in (r.original, r.generated, r.prior)) for q in QUANTITIES
+        ", ".join(number(q.of(a)) for a in (r.original, r.generated, r.prior)) for q in quantities
     ]
-    errors = [_number(r.generated_error.mae), _number(r.prior_error.mae)]
+    errors = [number(r.generated_error.mae), number(r.prior_error.mae)]
     place = f"{r.subject}, {r.stage}, {r.position}"
     return [r.case_id, place, *settings, *errors, *triples]
 

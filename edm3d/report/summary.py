@@ -5,6 +5,7 @@ change, so only the change tells whether a method has used its inputs (the value
 so much between subjects that a copy already correlates). Read next: `edm3d.report.page`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,10 @@ from edm3d.metrics.aeration import Aeration
 from edm3d.metrics.agreement import BlandAltman, Regression, RepeatedLimits
 
 FEWEST_CASES = 3
+BOTH_ORDERS = (
+    "no bias and limits: most pairs occur in both orders, so that their differences cancel "
+    "whatever the method does"
+)
 MODEL, COPY = "model", "copy the prior"
 
 
@@ -90,7 +95,10 @@ GROUPS = (
 class Agreement:
     """One method's agreement with the original in one quantity and group; None: not computable.
 
-    `change` regresses the method's change from the prior on the true change.
+    `change` regresses the method's change from the prior on the true change, and `change_r2` is
+    the coefficient of determination of that prediction. Both are None where a group pools
+    directions: knowing the sign of each change would then score above 0.99. Bias and limits are
+    None where most pairs occur in both orders: they cancel, whatever the method does.
     """
 
     n: int
@@ -100,6 +108,7 @@ class Agreement:
     regression: Regression | None
     concordance: float | None
     change: Regression | None
+    change_r2: float | None
     notes: tuple[str, ...]
 
 
@@ -143,19 +152,24 @@ def measures_of(result: CaseResult, method: str) -> Aeration:
 def _group(
     group: Group, results: Sequence[CaseResult], quantities: Sequence[Quantity]
 ) -> GroupSummary:
-    methods = tuple(_method(results, method, quantities) for method in (MODEL, COPY))
+    one = group is not ALL
+    methods = tuple(_method(results, m, quantities, one_question=one) for m in (MODEL, COPY))
     subjects = len({r.subject for r in results})
     return GroupSummary(group.key, group.title, len(results), subjects, methods)
 
 
 def _method(
-    results: Sequence[CaseResult], method: str, quantities: Sequence[Quantity]
+    results: Sequence[CaseResult],
+    method: str,
+    quantities: Sequence[Quantity],
+    *,
+    one_question: bool,
 ) -> MethodSummary:
     errors = [r.generated_error if method == MODEL else r.prior_error for r in results]
     hyper, normal, poor, non = _compartment_mae(results, method)
     return MethodSummary(
         method=method,
-        agreement={q.key: agree(results, method, q) for q in quantities},
+        agreement={q.key: agree(results, method, q, one_question=one_question) for q in quantities},
         lung_mae_hu=float(np.mean([e.mae for e in errors])),
         lung_rmse_hu=float(np.mean([e.rmse for e in errors])),
         compartment_mae=(hyper, normal, poor, non),
@@ -172,37 +186,57 @@ def _compartment_mae(results: Sequence[CaseResult], method: str) -> list[float]:
     return np.abs(found - true).mean(axis=0).tolist()
 
 
-def agree(results: Sequence[CaseResult], method: str, quantity: Quantity) -> Agreement:
-    """Agreement of a method's `quantity` with the original's over `results`."""
+def in_both_orders(results: Sequence[CaseResult]) -> bool:
+    """Whether most pairs of scans occur with either scan as the prior."""
+    pairs = {(r.subject, r.prior_scan, r.target_scan) for r in results}
+    mirrored = sum((subject, b, a) in pairs for subject, a, b in pairs)
+    return 2 * mirrored > len(pairs)
+
+
+def agree(
+    results: Sequence[CaseResult], method: str, quantity: Quantity, *, one_question: bool = True
+) -> Agreement:
+    """Agreement of a method's `quantity` with the original's over `results`.
+
+    `one_question`: the results belong to one protocol, so that their changes may be compared.
+    """
     original = np.array([quantity.of(r.original) for r in results])
     prior = np.array([quantity.of(r.prior) for r in results])
     found = np.array([quantity.of(measures_of(r, method)) for r in results])
     error = agreement.mean_absolute_error(found, original)
     if len(results) < FEWEST_CASES:
         note = f"too few cases ({len(results)}) for limits of agreement or a regression"
-        return Agreement(len(results), error, None, None, None, None, None, (note,))
-    repeated, notes = _repeated(found, original, [r.subject for r in results])
-    regression = agreement.linear_regression(original, found)
-    change = agreement.linear_regression(original - prior, found - prior)
+        return Agreement(len(results), error, None, None, None, None, None, None, (note,))
+    limits, repeated, notes = _limits(results, found, original)
+    regression, change = agreement.linear_regression(original, found), None
     if np.isnan(regression.r):
         notes.append("correlation undefined: the values do not vary")
-    if np.isnan(change.r) and not predicts_no_change(change):
-        notes.append("correlation of the change undefined: a change does not vary")
+    if one_question:
+        change = agreement.linear_regression(original - prior, found - prior)
+        if np.ptp(original - prior) == 0:
+            notes.append("slope and R² of the change undefined: the true change does not vary")
+    else:
+        notes.append("the change is judged within each protocol, where all cases go one way")
     return Agreement(
         n=len(results),
         mean_absolute_error=error,
-        bland_altman=agreement.bland_altman(found, original),
+        bland_altman=limits,
         repeated=repeated,
         regression=regression,
         concordance=agreement.concordance(found, original),
         change=change,
+        change_r2=change and agreement.determination(found - prior, original - prior),
         notes=tuple(notes),
     )
 
 
-def predicts_no_change(change: Regression) -> bool:
-    """Whether the method left every value at the prior's."""
-    return change.slope == 0 and change.intercept == 0
+def _limits(
+    results: Sequence[CaseResult], found: np.ndarray, original: np.ndarray
+) -> tuple[BlandAltman | None, RepeatedLimits | None, list[str]]:
+    if in_both_orders(results):
+        return None, None, [BOTH_ORDERS]
+    repeated, notes = _repeated(found, original, [r.subject for r in results])
+    return agreement.bland_altman(found, original), repeated, notes
 
 
 def _repeated(
@@ -237,3 +271,18 @@ def verdict(summary: GroupSummary) -> str:
 def count(n: int, noun: str) -> str:
     """`1 case`, `2 cases`."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def number(value: float, digits: int | None = None) -> str:
+    """A number as printed: whole from 100, one digit from 10, else two; a true minus sign."""
+    if math.isnan(value):
+        return "undefined"
+    if digits is None:
+        digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    text = f"{value:.{digits}f}"
+    return text[1:] if float(text) == 0 and text[0] == "-" else text.replace("-", "−")
+
+
+def unit_of(quantity: Quantity) -> str:
+    """The unit of a value, where `quantity.unit` is that of a difference."""
+    return "%" if quantity is NORMALLY_AERATED else quantity.unit

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from edm3d.data.cases import (
+    SCHEMA_VERSION,
     Case,
     DatasetInfo,
     ScalarRanges,
@@ -19,7 +20,7 @@ from edm3d.errors import InputError
 from tests.data.phantoms import RANGES, random_case
 
 INFO = DatasetInfo(
-    schema_version=1,
+    schema_version=SCHEMA_VERSION,
     edm3d_version="0",
     spacing_mm=2.0,
     window_hu=(-1024.0, 1024.0),
@@ -32,6 +33,8 @@ INFO = DatasetInfo(
     split_by="subject",
     subjects={"train": ["a"], "val": [], "test": []},
     counts={"train": {"cases": 1, "records": 1}},
+    least_coverage={"train": 1.0, "val": 1.0, "test": 1.0},
+    largest_volume_zyx={"train": [20, 20, 20]},
     files={},
 )
 
@@ -54,8 +57,8 @@ def test_a_case_survives_its_record(block, changes):
 
 def test_a_record_of_another_schema_is_refused():
     fields = msgpack.unpackb(encode_case(random_case((4, 4, 4))))
-    fields["schema_version"] = 2
-    with pytest.raises(InputError, match=r"schema of a record is 2.*build the records again"):
+    fields["schema_version"] = 99
+    with pytest.raises(InputError, match=r"schema of a record is 99.*build the records again"):
         decode_case(msgpack.packb(fields))
     with pytest.raises(InputError, match="damaged"):
         decode_case(b"\x93junk")
@@ -64,9 +67,9 @@ def test_a_record_of_another_schema_is_refused():
 def test_dataset_info_survives_its_file_and_another_schema_is_refused(tmp_path):
     (tmp_path / "dataset.json").write_text(INFO.to_json())
     assert read_dataset_info(tmp_path) == INFO
-    other = dataclasses.replace(INFO, schema_version=7).to_json()
+    other = dataclasses.replace(INFO, schema_version=1).to_json()
     (tmp_path / "dataset.json").write_text(other)
-    with pytest.raises(InputError, match=r"schema of .* is 7, this edm3d reads 1"):
+    with pytest.raises(InputError, match=r"schema of .* is 1, this edm3d reads 2"):
         read_dataset_info(tmp_path)
     (tmp_path / "dataset.json").write_text(INFO.to_json()[:100])
     with pytest.raises(InputError, match="damaged"):

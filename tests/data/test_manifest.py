@@ -200,6 +200,11 @@ def test_splits_go_by_subject_and_follow_the_seed(folder):
 def test_small_cohorts_fill_every_split_and_one_subject_trains(folder):
     three = read_manifest(write_manifest(folder, cohort(folder, ["p", "q", "r"])))
     assert {s.split for s in assign_splits(three, 0, (0.9, 0.05, 0.05))} == {"train", "val", "test"}
+    four = read_manifest(write_manifest(folder, cohort(folder, ["p", "q", "r", "s"])))
+    for shares in ((0.2, 0.4, 0.4), (0.05, 0.05, 0.9), (0.05, 0.9, 0.05), (0.4, 0.3, 0.3)):
+        for scans in (three, four):
+            found = {s.split for s in assign_splits(scans, 0, shares)}
+            assert found == {"train", "val", "test"}, shares
     one = [s for s in three if s.subject == "p"]
     assert {s.split for s in assign_splits(one, 0, (0.8, 0.1, 0.1))} == {"train"}
     with pytest.raises(InputError, match="sum to 1"):

@@ -1,4 +1,11 @@
+import ctypes
+import dataclasses
 import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
 from contextlib import closing
 
 import numpy as np
@@ -7,10 +14,17 @@ import pytest
 from edm3d.data import pipeline
 from edm3d.data.cases import read_cases, read_dataset_info
 from edm3d.data.manifest import assign_splits, read_manifest
-from edm3d.data.pipeline import example_at, patch_batch, train_batches, whole_batch
+from edm3d.data.pipeline import (
+    check_patch_fits,
+    example_at,
+    patch_batch,
+    train_batches,
+    whole_batch,
+)
 from edm3d.data.projection import line_integrals
 from edm3d.data.records import write_records
 from edm3d.errors import InputError
+from tests.configurations import ROOT
 from tests.data.phantoms import random_case, settings, write_cohort
 from tests.data.test_cases import INFO
 
@@ -79,9 +93,44 @@ def test_examples_depend_on_seed_and_index_alone(records):
     assert not np.array_equal(other["prior_hu"], batches[1]["prior_hu"][3])
 
 
-def test_worker_processes_give_the_same_batches(records):
-    for first, second in zip(take(records, 3), take(records, 3, workers=1), strict=True):
+@pytest.mark.parametrize("workers", [1, 3])
+def test_worker_processes_give_the_same_batches(records, workers):
+    for first, second in zip(take(records, 7), take(records, 7, workers=workers), strict=True):
         assert_same(first, second)
+
+
+READER = """
+import signal, sys
+from contextlib import closing
+
+from edm3d.data.pipeline import train_batches
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    with closing(train_batches(sys.argv[1], patch=8, batch=4, seed=3, workers=2)) as batches:
+        for step in range(12):
+            next(batches)
+            if step == 2:
+                print("running", flush=True)
+                sys.stdin.readline()
+    print("done", flush=True)
+"""
+
+
+def test_workers_outlive_the_signals_that_ask_their_reader_to_stop(records, tmp_path):
+    script = tmp_path / "reader.py"
+    script.write_text(READER)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(script), str(records)]
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as reader:
+        assert reader.stdout.readline() == "running\n", reader.stderr.read()
+        for number in (signal.SIGINT, signal.SIGTERM):  # to the group, as a terminal sends them
+            os.killpg(reader.pid, number)
+            time.sleep(0.3)
+        out, errors = reader.communicate("go\n", timeout=60)
+    assert out == "done\n" and reader.returncode == 0, errors
 
 
 def test_an_epoch_sees_every_record_once(records):
@@ -171,9 +220,33 @@ def test_a_small_volume_is_padded_and_a_small_block_is_refused(records):
         example_at(cases, info, 0, patch=14, seed=0)
     with pytest.raises(InputError, match=r"patch 14 is larger than the records' block 12"):
         patch_batch(cases[0], info, start_zyx=(0, 0, 0), patch=14)
+    with pytest.raises(InputError, match=r"patch 14 is larger than the records' block 12"):
+        check_patch_fits(info, 14)
+    check_patch_fits(info, 12)
+    whole = dataclasses.replace(info, largest_volume_zyx={"train": [9, 12, 11]})
+    check_patch_fits(whole, 14)  # no volume was cut: each is padded to the patch
     small = [random_case((6, 20, 20))]
     example = example_at(small, INFO, 0, patch=16, seed=0)
     assert example["start"][0] == 0 and np.all(example["target_hu"][6:] == -1024)
+
+
+class MallocInfo(ctypes.Structure):
+    """glibc's `struct mallinfo2`; `arena` is what malloc holds of the system without mmap."""
+
+    _fields_ = [(n, ctypes.c_size_t) for n in "arena ordblks smblks hblks hblkhd".split()]
+    _fields_ += [(f"other{i}", ctypes.c_size_t) for i in range(5)]
+
+
+def test_memory_of_records_is_kept_for_the_next_ones():
+    mallinfo2 = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if mallinfo2 is None:
+        pytest.skip("needs glibc 2.33")
+    mallinfo2.restype = MallocInfo
+    pipeline.keep_freed_memory()
+    blocks = [bytes(17_000_000) for _ in range(6)]
+    held = mallinfo2().arena
+    del blocks
+    assert held > 6 * 17_000_000 and mallinfo2().arena == held
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(records):

@@ -1,5 +1,8 @@
 import gzip
 import itertools
+import os
+import subprocess
+import sys
 
 import nibabel
 import numpy as np
@@ -19,6 +22,7 @@ from edm3d.data.volumes import (
     write_nifti,
 )
 from edm3d.errors import InputError
+from tests.configurations import ROOT
 from tests.data.phantoms import axial_grid, chest, lung_mask
 
 SHAPE = (9, 11, 13)
@@ -161,19 +165,19 @@ def save(path, values, affine=None, codes=True):
 
 
 def patch_header(path, offset: int, values) -> None:
-    """Overwrites float32 fields of a .nii header in place."""
+    """Overwrites fields of a .nii header in place, in the values' own dtype."""
     with open(path, "r+b") as file:
         file.seek(offset)
-        file.write(np.array(values, "<f4").tobytes())
+        file.write(np.asarray(values).tobytes())
 
 
-SCL_SLOPE, SROW_X = 112, 280  # byte offsets of NIfTI-1 header fields
+DIM, DATATYPE, VOX_OFFSET, SCL_SLOPE, SROW_X = 40, 70, 108, 112, 280  # bytes, NIfTI-1 header
 
 
 def test_stored_slope_and_intercept_are_honoured(tmp_path):
     hu = chest(SHAPE)
     save(tmp_path / "ct.nii", ((hu + 1024) * 2).transpose(2, 1, 0))
-    patch_header(tmp_path / "ct.nii", SCL_SLOPE, (0.5, -1024.0))
+    patch_header(tmp_path / "ct.nii", SCL_SLOPE, np.float32([0.5, -1024.0]))
     # The test affine runs to right and anterior: reading flips x and y.
     np.testing.assert_array_equal(read_ct(tmp_path / "ct.nii").values, hu[:, ::-1, ::-1])
 
@@ -198,9 +202,14 @@ def lone_air():
     return values
 
 
+def save_with_field(path, offset: int, values) -> None:
+    save(path, chest(SHAPE))
+    patch_header(path, offset, values)
+
+
 def save_with_rows(path, rows):
     save(path, chest(SHAPE))
-    patch_header(path, SROW_X, rows)
+    patch_header(path, SROW_X, rows.astype(np.float32))
 
 
 RGB = np.zeros(SHAPE, np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
@@ -222,6 +231,10 @@ FAULTS = {
     "zero affine": (lambda p: save_with_rows(p, np.zeros(12)), "voxel size"),
     "nan affine": (lambda p: save_with_rows(p, np.full(12, np.nan)), "NaN"),
     "shear": (lambda p: save(p, chest(SHAPE), np.eye(4) + np.eye(4, k=1) * 0.3), "sheared"),
+    "datatype": (lambda p: save_with_field(p, DATATYPE, np.int16(999)), "readable NIfTI"),
+    "dimensions": (lambda p: save_with_field(p, DIM, np.int16(9)), "readable NIfTI"),
+    "offset": (lambda p: save_with_field(p, VOX_OFFSET, np.float32(17.5)), "NIfTI|breaks off"),
+    "far offset": (lambda p: save_with_field(p, VOX_OFFSET, np.float32(1e9)), "breaks off"),
     "text": (lambda p: p.write_bytes(b"hello"), "readable NIfTI"),
     "empty": (lambda p: p.write_bytes(b""), "readable NIfTI"),
     "dicom": (lambda p: p.write_bytes(bytes(128) + b"DICM" + bytes(100)), "DICOM"),
@@ -238,6 +251,27 @@ def test_what_is_no_ct_is_refused_in_one_line(tmp_path, fault):
     with pytest.raises(InputError, match=reason) as caught:
         read_ct(path)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+ONE_LINE = """
+import sys
+
+from edm3d.command import bad_input_exits_2
+from edm3d.data.volumes import read_ct
+
+with bad_input_exits_2():
+    read_ct(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("fault", ["datatype", "dimensions", "far offset"])
+def test_a_damaged_header_ends_a_command_with_one_line_and_nothing_beside_it(tmp_path, fault):
+    FAULTS[fault][0](tmp_path / "ct.nii")
+    command = [sys.executable, "-c", ONE_LINE, str(tmp_path / "ct.nii")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.95])

@@ -246,6 +246,71 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_behind(tmp_path, monkeypatch
     assert not [p for p in tmp_path.iterdir() if "out" in p.name]
 
 
+def ellipsoids(grid):
+    """Two lungs as labels 1 and 2, off the grid's centre, with their places in mm."""
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape_zyx), indexing="ij"), -1)
+    place = index[..., ::-1] @ grid.affine_lps[:3, :3].T + grid.affine_lps[:3, 3]
+    labels = np.zeros(grid.shape_zyx, np.uint8)
+    for label, centre in ((1, (62.0, 119.0, 121.0)), (2, (171.0, 123.0, 118.0))):
+        inside = (((place - centre) / (44.0, 60.0, 80.0)) ** 2).sum(-1) < 1
+        labels[inside] = label
+    return labels, place
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("spacing_mm", [8.0, 10.0])
+def test_lung_labels_keep_place_and_volume_on_a_coarser_grid(tmp_path, spacing_mm, antialias):
+    fine = axial_grid((60, 60, 60), spacing_mm / 2, (spacing_mm / 4,) * 3)
+    labels, place = ellipsoids(fine)
+    write_nifti(tmp_path / "ct.nii.gz", chest(fine.shape_zyx), fine)
+    write_nifti(tmp_path / "mask.nii.gz", labels, fine)
+    row = dict(subject="p", scan="a", stage="early", position="prone", phase="inspiration")
+    row |= dict(peep_cmh2o=5, tidal_volume_ml_kg=8, ct="ct.nii.gz", lung_mask="mask.nii.gz")
+    (scan,) = read_manifest(write_manifest(tmp_path, [row]))
+    grid = working_grid(fine, spacing_mm)
+    chosen = settings(spacing_mm=spacing_mm, antialias=antialias)
+    found, coarse_place = shards.read_on_grid(scan, grid, chosen).lung_mask, ellipsoids(grid)[1]
+    assert found.dtype == np.uint8
+    for label in (1, 2):
+        shift = coarse_place[found == label].mean(0) - place[labels == label].mean(0)
+        # A twentieth of a voxel and more is left by chance; the nearest voxel shifts a quarter.
+        np.testing.assert_allclose(shift, 0, atol=0.08 * spacing_mm)
+        volume = 8 * np.count_nonzero(found == label) / np.count_nonzero(labels == label)
+        assert volume == pytest.approx(1, abs=0.05)
+
+
+def test_antialias_changes_the_records_as_told(tmp_path):
+    manifest = write_cohort(tmp_path, {"p": "train"})
+    built = {}
+    for antialias in (False, True):
+        out = tmp_path / f"out{antialias}"
+        chosen = settings(spacing_mm=9.0, antialias=antialias)
+        info, _ = write_records(read_manifest(manifest), out, chosen, seed=0)
+        assert info.antialias is read_dataset_info(out).antialias is antialias
+        built[antialias] = read_cases(out, "train")[0]
+    scan = next(s for s in read_manifest(manifest) if s.scan == built[True].prior_scan)
+    for antialias, case in built.items():
+        direct = resample(read_ct(scan.ct), case.grid, antialias=antialias)
+        np.testing.assert_allclose(case.prior_hu, direct, atol=0.5)
+    assert np.abs(built[True].prior_hu - built[False].prior_hu).max() > 20
+
+
+def test_a_target_that_covers_part_of_its_prior_is_stated_and_half_of_it_refused(tmp_path):
+    scans = read_manifest(write_cohort(tmp_path, {"p": "train", "q": "test"}))
+    shape, grid = (20, 26, 30), axial_grid((20, 26, 30), origin=(0.0, -7.0, 120.0))
+    write_nifti(scans[1].ct, chest(shape), grid)  # 4 mm voxels, 20 mm higher: 15 of 20 slices
+    info, _ = write_records(scans, tmp_path / "out", settings(), seed=0)
+    assert info.least_coverage == read_dataset_info(tmp_path / "out").least_coverage
+    assert info.least_coverage["train"] == pytest.approx(0.75, abs=0.05)
+    assert info.least_coverage["test"] == info.least_coverage["val"] == 1.0
+    assert info.largest_volume_zyx["train"] == [16, 21, 24]
+    assert info.largest_volume_zyx["val"] == [0, 0, 0]
+    higher = axial_grid(shape, origin=(0.0, -7.0, 148.0))
+    write_nifti(scans[1].ct, chest(shape), higher)  # 8 of 20 slices
+    with pytest.raises(InputError, match=r"covers 38% of .* share 50% of the prior"):
+        write_records(scans, tmp_path / "more", settings(), seed=0)
+
+
 def test_scans_of_different_frames_are_not_paired(tmp_path):
     scans = read_manifest(write_cohort(tmp_path, {"p": "train"}))
     write_nifti(scans[1].ct, chest((20, 26, 30)), axial_grid((20, 26, 30), origin=(9e3, 0, 0)))
