@@ -21,7 +21,7 @@ from ml_collections import config_flags
 
 from edm3d import command, experiment
 from edm3d.data.cases import DatasetInfo, read_cases, read_dataset_info
-from edm3d.data.pipeline import patch_batch, train_batches
+from edm3d.data.pipeline import check_patch_fits, patch_batch, train_batches
 from edm3d.data.validation import validation_batch
 from edm3d.errors import InputError
 from edm3d.training import mesh as meshes
@@ -88,6 +88,7 @@ def train(config: Config) -> None:
     info = read_dataset_info(records)
     experiment.check_data(config, info)
     experiment.check_patch(config.patch, len(config.model.channel_mult))
+    check_patch_fits(info, config.patch)
     objective = experiment.objective_of(config, info)
     with stop_on_signal() as stop_asked, contextlib.ExitStack() as held:
         validation = validation_batch(

@@ -247,6 +247,17 @@ def test_bad_configs_are_refused_before_anything_is_written(tiny_records, widths
     _refused(nowhere, "does not exist")
 
 
+def test_a_patch_above_the_block_of_cut_volumes_is_refused(tiny_records, widths, tmp_path):
+    records = tmp_path / "records"
+    records.mkdir()
+    info = json.loads((tiny_records / "dataset.json").read_text())
+    info["largest_volume_zyx"]["train"] = [300, 200, 200]
+    (records / "dataset.json").write_text(json.dumps(info))
+    config = tiny_config(widths, records, tmp_path / "refused")
+    config.patch = 162
+    _refused(config, "patch 162 is larger than the records' block 160")
+
+
 def test_records_of_another_schema_are_refused(tiny_records, widths, tmp_path):
     records = tmp_path / "records"
     records.mkdir()
