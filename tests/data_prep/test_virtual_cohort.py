@@ -2,28 +2,40 @@
 
 import csv
 import itertools
+import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections import Counter
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 
-from data_prep import make_virtual_cohort
-from data_prep.virtual_pig.cohort import STORED_AXES
-from data_prep.virtual_pig.design import MOST_SCANS, plan_scans, split_of_pigs
+from data_prep import cohort_folder, make_virtual_cohort
+from data_prep.cohort_folder import unfinished_folder
+from data_prep.virtual_pig import cohort as one_cohort
+from data_prep.virtual_pig.cohort import STORED_AXES, pig_jobs
+from data_prep.virtual_pig.design import most_scans, plan_scans, scans_of_pigs, split_of_pigs
+from data_prep.virtual_pig.progress import Progress
+from data_prep.virtual_pig.settings import PRESETS, CohortSettings
 from edm3d.data.manifest import read_manifest
 from edm3d.data.volumes import read_ct, read_mask
 from edm3d.errors import InputError
 
-SMALL = {"pigs": 3, "spacing_mm": 8.0, "seed": 11, "scans_per_pig": 6}
+SMALL = CohortSettings(pigs=3, spacing_mm=8.0, seed=11, scans_per_pig=6, gas_maps=True)
+SMALL_FLAGS = ["--pigs=3", "--spacing=8", "--seed=11", "--scans_per_pig=6", "--gas_maps"]
+SCRIPT = Path(make_virtual_cohort.__file__)
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("one") / "cohort"
-    assert make_virtual_cohort.make_cohort(out, **SMALL, workers=1) == 18
+    assert make_virtual_cohort.make_cohort(out, SMALL, workers=1) == 18
     return out
 
 
@@ -40,7 +52,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_same_seed_gives_the_same_bytes_on_any_number_of_workers(cohort, tmp_path):
     again = tmp_path / "again"
-    make_virtual_cohort.make_cohort(again, **SMALL, workers=2)
+    make_virtual_cohort.make_cohort(again, SMALL, workers=2)
     first, second = files(cohort), files(again)
     assert list(first) == list(second)
     assert [name for name in first if first[name] != second[name]] == []
@@ -81,6 +93,40 @@ def test_delivered_tidal_volume_is_near_the_set_one_and_seen_in_the_gas(cohort):
     assert len(errors) >= 3 and 0.005 < np.std(errors) < 0.08
 
 
+def test_gas_maps_sum_to_the_gas_of_the_truth(cohort):
+    """int16 in steps of 1e-4; the map lies on the CT's own grid."""
+    truth = {row["subject"] + row["scan"]: row for row in table(cohort / "truth.csv")}
+    for row in table(cohort / "scans.csv"):
+        image = nibabel.load(cohort / row["ct"].replace(".nii.gz", "-gas.nii.gz"))
+        ct = nibabel.load(cohort / row["ct"])
+        np.testing.assert_array_equal(image.affine, ct.affine)
+        assert image.get_data_dtype() == np.int16 and image.shape == ct.shape
+        fraction = image.get_fdata()
+        assert 0 <= fraction.min() and 0.5 < fraction.max() <= 1
+        gas_ml = fraction.sum() * abs(np.linalg.det(image.affine[:3, :3])) / 1000
+        expected = float(truth[row["subject"] + row["scan"]]["gas_ml"])
+        assert gas_ml == pytest.approx(expected, rel=1e-3)
+
+
+def test_truth_has_units_in_its_names_and_its_parts_add_up(cohort):
+    units = ("_ml", "_g", "_g_kg", "_fraction", "_cmh2o", "_cmh2o_kg", "_hu")
+    bare = {"subject", "scan", "severity", "inflation_q", "mass_correction", "seed"}
+    for row in table(cohort / "truth.csv"):
+        names = set(row) - bare - {"generator_version"}
+        assert [name for name in names if not name.endswith(units)] == []
+        number = {name: float(row[name]) for name in names}
+        parts = ("hyper", "normal", "poor", "non")
+        volume = sum(number[f"{part}_volume_ml"] for part in parts)
+        assert volume == pytest.approx(number["lung_volume_ml"], abs=0.01)
+        tissue = sum(number[f"{part}_tissue_g"] for part in parts)
+        assert tissue == pytest.approx(number["lung_weight_g"], rel=0.005)
+        assert number["lung_weight_g"] > 1.05 * number["healthy_lung_weight_g"]
+        open_ee, open_ei = number["open_ee_fraction"], number["open_ei_fraction"]
+        assert 0 < open_ee <= open_ei <= 1
+        at_phase = open_ei if row["scan"].endswith("-ei") else open_ee
+        assert number["open_fraction"] == pytest.approx(at_phase)
+
+
 def test_files_are_stored_in_several_layouts_and_read_into_one(cohort):
     layouts = set()
     for row in table(cohort / "scans.csv"):
@@ -119,7 +165,7 @@ def test_scans_of_a_session_share_one_grid_at_a_place_of_its_own(cohort):
     assert len(np.unique(np.round(origins, 2), axis=0)) == len(grids)
 
 
-@pytest.mark.parametrize("count", [6, 7, 12, 20, 24, 28, MOST_SCANS])
+@pytest.mark.parametrize("count", [6, 7, 12, 20, 24, 28, most_scans()])
 def test_plans_hold_the_papers_protocols(count):
     for index in range(8):
         plan = plan_scans(3, index, count)
@@ -145,6 +191,49 @@ def test_small_plans_take_every_stage_and_position_in_turn():
     assert len(blocks) == 4
 
 
+def test_the_paper_preset_has_the_papers_numbers():
+    """701 scans of 40 pigs, of which 2 validate, and 280 of 10 test pigs; 2 mm."""
+    jobs = pig_jobs(PRESETS["paper"], Progress(Path("nowhere")))
+    assert Counter(job.split for job in jobs) == {"train": 38, "val": 2, "test": 10}
+    scans = {test: [j.scans for j in jobs if (j.split == "test") is test] for test in (False, True)}
+    assert (sum(scans[False]), set(scans[False])) == (701, {17, 18})
+    assert scans[True] == [28] * 10
+    assert [len(job.planned) for job in jobs] == [job.scans for job in jobs]
+    assert PRESETS["paper"].spacing_mm == 2.0
+
+
+def test_a_flag_overrides_its_preset_and_nothing_else():
+    changed = PRESETS["paper"].changed(pigs=20, scans_per_pig=6, dose=None)
+    assert (changed.pigs, changed.scans_per_pig, changed.test_scans) == (20, 6, 6)
+    assert (changed.spacing_mm, changed.val_share, changed.dose) == (2.0, 0.04, 1.0)
+
+
+def test_counts_of_scans_have_the_mean_asked_for():
+    split = ["train", "test", "val", "train", "test", "train"]
+    assert scans_of_pigs(split, 7.5, 9) == [7, 9, 8, 7, 9, 8]
+
+
+@pytest.mark.parametrize("spacing", [2.0, 5.0])
+def test_no_scan_lies_on_the_nominal_grid_but_near_it(spacing):
+    """Records are built at the nominal spacing: every scan has to be resampled."""
+    seen = set()
+    for job in pig_jobs(CohortSettings(pigs=30, spacing_mm=spacing), Progress(Path("nowhere"))):
+        z, y, x = one_cohort._spacing_zyx_mm(job)
+        assert y == x
+        seen.add((z / spacing, x / spacing))
+    assert len(seen) == 6
+    for z, x in seen:
+        assert 0.7 < z < 0.95 and 0.01 < abs(x - 1) < 0.07
+
+
+def test_other_peep_levels_take_the_place_of_the_papers():
+    for count in (4, 9, 30):
+        plan = plan_scans(3, 1, count, (0, 20))
+        assert len({scan.name for scan in plan}) == count
+        first = Counter(s.setting.peep_cmh2o for s in plan)
+        assert first[0] >= 2 and first[20] >= 2
+
+
 def test_splits_are_about_70_10_20_and_never_empty():
     for pigs in (3, 4, 10, 16, 50):
         split = split_of_pigs(0, pigs)
@@ -159,47 +248,199 @@ def test_splits_are_about_70_10_20_and_never_empty():
         {"pigs": 2},
         {"spacing_mm": -1.0},
         {"spacing_mm": 0.0},
+        {"spacing_mm": 30.0},
         {"spacing_mm": float("nan")},
         {"seed": -1},
         {"scans_per_pig": 5},
+        {"scans_per_pig": most_scans() + 1},
+        {"dose": -1.0},
+        {"dose": float("inf")},
+        {"peep_cmh2o": (3, -8)},
+        {"peep_cmh2o": (3, 3)},
+        {"peep_cmh2o": ()},
+        {"peep_cmh2o": (3, 8, 10, 13)},  # 6 scans are too few for 4 levels
         {"workers": 0},
     ],
 )
 def test_unusable_numbers_are_refused_before_anything_is_written(bad, tmp_path):
-    with pytest.raises(InputError, match="use"):
-        make_virtual_cohort.make_cohort(tmp_path / "out", **({"workers": 1} | SMALL | bad))
+    bad = dict(bad)
+    workers = bad.pop("workers", 1)
+    with pytest.raises(InputError, match=r"; use .*\Z"):
+        make_virtual_cohort.make_cohort(tmp_path / "out", SMALL.changed(**bad), workers=workers)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(InputError, match="not empty"):
-        make_virtual_cohort.make_cohort(tmp_path, **SMALL, workers=1)
+        make_virtual_cohort.make_cohort(tmp_path, SMALL, workers=1)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_a_finished_cohort_is_neither_remade_nor_mixed_with_another(cohort, monkeypatch):
+    monkeypatch.setattr(make_virtual_cohort, "_run", None)  # nothing may be made
+    before = files(cohort)
+    assert make_virtual_cohort.make_cohort(cohort, SMALL, workers=1) == 18
+    for other, named in (
+        ({"seed": 12}, "seed 11 instead of 12"),
+        ({"spacing_mm": 7.0, "dose": 2.0}, "spacing_mm 8.0 instead of 7.0, dose 1.0 instead of 2"),
+    ):
+        with pytest.raises(InputError, match=named):
+            make_virtual_cohort.make_cohort(cohort, SMALL.changed(**other), workers=1)
+    assert files(cohort) == before
+
+
+def test_a_cohort_of_another_generator_or_with_a_lost_file_is_refused(cohort, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(cohort, copy)
+    lost = table(copy / "scans.csv")[7]["ct"]
+    (copy / lost).unlink()
+    with pytest.raises(InputError, match=f"has lost {lost}"):
+        make_virtual_cohort.make_cohort(copy, SMALL, workers=1)
+    text = json.loads((copy / "cohort.json").read_text())
+    text["settings"]["generator_version"] += 1
+    (copy / "cohort.json").write_text(json.dumps(text))
+    with pytest.raises(InputError, match="generator_version 3 instead of 2"):
+        make_virtual_cohort.make_cohort(copy, SMALL, workers=1)
+    (copy / "cohort.json").write_text("not json")
+    with pytest.raises(InputError, match="is not a cohort's"):
+        make_virtual_cohort.make_cohort(copy, SMALL, workers=1)
+
+
+def test_a_failure_gives_no_cohort_and_other_settings_do_not_go_on_with_it(tmp_path, monkeypatch):
     def fail(jobs, workers):
-        (jobs[0].folder / "half").write_text("made")
+        jobs[0].progress.write_text("half", "made")
         raise RuntimeError("a fault")
 
     monkeypatch.setattr(make_virtual_cohort, "_run", fail)
     with pytest.raises(RuntimeError, match="a fault"):
-        make_virtual_cohort.make_cohort(tmp_path / "out", **SMALL, workers=1)
+        make_virtual_cohort.make_cohort(tmp_path / "out", SMALL, workers=1)
+    assert [p.name for p in tmp_path.iterdir()] == [".out.unfinished"]
+    with pytest.raises(InputError, match="unfinished cohort with seed 11 instead of 3"):
+        make_virtual_cohort.make_cohort(tmp_path / "out", SMALL.changed(seed=3), workers=1)
+
+
+def command(out: Path, *more: str) -> list[str]:
+    return [sys.executable, str(SCRIPT), f"--out={out}", *SMALL_FLAGS, *more]
+
+
+def notes(out: Path) -> int:
+    return len(list((unfinished_folder(out) / "notes").glob("*.json")))
+
+
+def scans_when(out: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while notes(out) < count:
+        assert time.monotonic() < deadline, f"{notes(out)} scans after a minute"
+        time.sleep(0.02)
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(cohort, tmp_path):
+    """Killed twice by SIGKILL in the middle; finished scans are kept, workers do not outlive it."""
+    out = tmp_path / "cohort"
+    kept: dict[str, int] = {}
+    for until in (2, 8):
+        with (tmp_path / "log").open("w") as log:
+            run = subprocess.Popen(command(out, "--workers=1"), stdout=log, stderr=log)
+        scans_when(out, until)
+        children = own_children(run.pid)
+        os.kill(run.pid, signal.SIGKILL)
+        run.wait()
+        assert not out.exists()
+        assert children and all(ends(child) for child in children)
+        made = {p.name: p.stat().st_mtime_ns for p in finished(out)}
+        assert kept.items() <= made.items()
+        kept = made
+        assert until <= notes(out) < 18
+    (unfinished_folder(out) / "unfinished" / "pig001").mkdir(parents=True, exist_ok=True)
+    (unfinished_folder(out) / "unfinished" / "pig001" / "half.nii.gz").write_bytes(b"half")
+    run = subprocess.run(command(out, "--workers=2"), capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "going on: " in run.stdout
+    assert {p.name: p.stat().st_mtime_ns for p in out.rglob("*")}.items() >= kept.items()
+    first, second = files(cohort), files(out)
+    assert list(first) == list(second)
+    assert [name for name in first if first[name] != second[name]] == []
+    assert not unfinished_folder(out).exists()
+
+
+def finished(out: Path) -> list[Path]:
+    """The files of scans that have their note."""
+    scans = [p.stem for p in (unfinished_folder(out) / "notes").glob("*.json")]
+    cohort = unfinished_folder(out) / "cohort"
+    return [cohort / name[:6] / f"{name[7:]}.nii.gz" for name in scans]
+
+
+def own_children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]
+
+
+def ends(pid: int) -> bool:
+    """Whether a process is gone, or dead and not yet fetched, within 10 s."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_two_runs_do_not_make_one_cohort_at_once(tmp_path):
+    out = tmp_path / "out"
+    with cohort_folder.grown(out, SMALL.as_json(), 0) as progress:
+        with pytest.raises(InputError, match="another process"):
+            make_virtual_cohort.make_cohort(out, SMALL, workers=1)
+        progress.write_text("scans.csv", "whole")
+    assert (out / "scans.csv").read_text() == "whole"
+
+
+def test_a_disk_without_room_is_refused_before_work_begins(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=10_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(InputError, match=r"0\.01 GB free; the cohort needs about"):
+        make_virtual_cohort.make_cohort(tmp_path / "out", SMALL.changed(pigs=99), workers=1)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_answers_bad_flags_with_one_line_and_exit_2(tmp_path):
-    script = Path(make_virtual_cohort.__file__)
+def test_the_expected_size_is_about_the_real_one(cohort):
+    size = sum(p.stat().st_size for p in cohort.rglob("*.nii.gz"))
+    assert 0.5 < SMALL.expected_bytes(18) / size < 2
+
+
+def test_a_disk_that_fills_ends_the_command_with_one_line(tmp_path):
+    """A limit on file sizes fails in the midst of a write as a full disk does."""
+    line = f"ulimit -f 20; exec {' '.join(command(tmp_path / 'out', '--workers=1'))}"
+    run = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert run.returncode == 2
+    errors = [text for text in run.stderr.splitlines() if not text.startswith(("pigs:", "\r"))]
+    assert len(errors) == 1 and errors[0].startswith("error: [Errno 27] File too large")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        (
+            ["--pigs=2"],
+            "--pigs is 2; use at least 3 (train, val and test need one each)",
+        ),
+        (["--preset=huge"], "flag --preset=huge: value should be one of <paper|small>"),
+        (["--peep=3,x"], "--peep is 3,x; use whole numbers"),
+        (["--out=/proc/none/out"], "--out is /proc/none/out, which cannot be made"),
+    ],
+)
+def test_the_command_answers_bad_flags_with_one_line_and_exit_2(given, error, tmp_path):
     run = subprocess.run(
-        [sys.executable, script, f"--out={tmp_path / 'out'}", "--pigs=2"],
+        [sys.executable, SCRIPT, f"--out={tmp_path / 'out'}", *given],
         capture_output=True,
         text=True,
         cwd=tmp_path,
     )
     assert run.returncode == 2
-    assert (
-        run.stderr.strip()
-        == "error: --pigs is 2; use at least 3 (train, val and test need one each)"
-    )
-    assert not (tmp_path / "out").exists()
+    assert run.stderr.strip().startswith(f"error: {error}") and run.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
