@@ -49,14 +49,14 @@ def _check_same(folder: Path, path: Path, settings: dict, what: str) -> None:
 
 def _check_files(out: Path) -> None:
     """Raises `InputError` on a finished cohort that has lost a file of its table."""
-    table = out / "scans.csv"
-    rows = list(csv.DictReader(table.open(newline=""))) if table.is_file() else []
-    names = [row[column] for row in rows for column in ("ct", "lung_mask")]
-    lost = [name for name in names if not (out / name).is_file()]
-    if lost or not rows:
-        name = lost[0] if lost else table.name
+    lost = [name for name in ("scans.csv", "truth.csv") if not (out / name).is_file()]
+    if not lost:
+        with (out / "scans.csv").open(newline="") as file:
+            names = [row[column] for row in csv.DictReader(file) for column in ("ct", "lung_mask")]
+        lost = [name for name in names if not (out / name).is_file()]
+    if lost:
         raise InputError(
-            f"--out is {out}, a cohort that has lost {name}; remove it and make it anew"
+            f"--out is {out}, a cohort that has lost {lost[0]}; remove it to start anew"
         )
 
 
@@ -106,8 +106,8 @@ def _check_space(out: Path, progress: Progress, needed_bytes: float) -> None:
     """Raises `InputError` before hours of work that the disk cannot hold."""
     made = sum(p.stat().st_size for p in progress.folder.rglob("*") if p.is_file())
     disk = next(folder for folder in progress.folder.parents if folder.exists())
-    free, more = shutil.disk_usage(disk).free, needed_bytes - made
-    if free < more:
+    (total, _, free), more = shutil.disk_usage(disk), needed_bytes - made
+    if free < more and total:  # 0: no disk, such as /proc
         raise InputError(
             f"--out is {out}, on a disk with {free / 1e9:.2f} GB free; the cohort needs about"
             f" {more / 1e9:.2f} GB: free some or name another disk"

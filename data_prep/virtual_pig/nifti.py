@@ -22,8 +22,8 @@ def store(path: Path, values_zyx: np.ndarray, affine_lps: np.ndarray, axes: str)
 
 def store_fraction(path: Path, fraction_zyx: np.ndarray, affine_lps: np.ndarray, axes: str) -> None:
     """Writes a map `[z, y, x]` of fractions as int16 with a scale, so that it reads as 0 to 1."""
-    image = _laid_out(fraction_zyx.astype(np.float32), affine_lps, axes)
-    image.set_data_dtype(np.int16)
+    steps = np.rint(fraction_zyx / FRACTION_STEP).astype(np.int16)
+    image = _laid_out(steps, affine_lps, axes)
     image.header.set_slope_inter(FRACTION_STEP, 0)
     nibabel.save(image, path)
 

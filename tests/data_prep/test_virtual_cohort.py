@@ -417,8 +417,9 @@ def test_a_disk_that_fills_ends_the_command_with_one_line(tmp_path):
     line = f"ulimit -f 20; exec {' '.join(command(tmp_path / 'out', '--workers=1'))}"
     run = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
     assert run.returncode == 2
-    errors = [text for text in run.stderr.splitlines() if not text.startswith(("pigs:", "\r"))]
-    assert len(errors) == 1 and errors[0].startswith("error: [Errno 27] File too large")
+    assert "Traceback" not in run.stderr
+    assert run.stderr.splitlines()[-1].startswith("error: [Errno 27] File too large")
+    assert run.stderr.count("error") == 1
     assert not (tmp_path / "out").exists()
 
 
