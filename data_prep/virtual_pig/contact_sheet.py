@@ -1,4 +1,7 @@
-"""One picture of a whole cohort: two scans of every pig, read one at a time."""
+"""One picture of a whole cohort: two scans of every pig, read one at a time.
+
+Of more than `MOST_PIGS` pigs as many are shown, evenly chosen, so that memory has a bound.
+"""
 
 from collections.abc import Iterable
 from itertools import groupby
@@ -6,6 +9,9 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from matplotlib import image as png
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from scipy import ndimage
 
 from .noise import MU_WATER_PER_MM
@@ -14,16 +20,20 @@ TILE = 112  # pixels a side
 PIXEL_MM = 2.4
 LUNG_WINDOW_HU = (-1000.0, 250.0)
 WIDEST_LINE_INTEGRAL = 5.5  # what is white in the X-ray
+MOST_PIGS = 60
 _ROWS_A_COLUMN = 25
-_PANELS = 4
+_DOTS = 100  # pixels an inch
 
 
 def write_contact_sheet(path: Path, folder: Path, rows: Iterable[dict]) -> None:
     """Writes `path` (PNG): axial, coronal, sagittal and PA X-ray of the scans of `shown_scans`."""
-    shown = shown_scans(rows)
-    strips = [_strip(folder, row) for pair in shown for row in pair]
-    labels = [_label(row) for pair in shown for row in pair]
-    _save(path, *_in_columns(strips, labels))
+    pairs = shown_scans(rows)
+    step = max(1, -(-len(pairs) // MOST_PIGS))
+    lines = [
+        np.concatenate([_labelled(_strip(folder, row), _label(row)) for row in pair], 1)
+        for pair in pairs[::step]
+    ]
+    png.imsave(path, _in_columns(lines), format="png", metadata={"Software": None})
 
 
 def shown_scans(rows: Iterable[dict]) -> list[tuple[dict, dict]]:
@@ -90,30 +100,23 @@ def _grey(plane: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     return (255 * np.clip((plane - low) / (high - low), 0, 1)).astype(np.uint8)
 
 
-def _in_columns(strips: list[np.ndarray], labels: list[str]) -> tuple[np.ndarray, list[tuple]]:
-    """The strips two a line in columns as one image, and where each label goes."""
-    lines = [np.concatenate(strips[i : i + 2], 1) for i in range(0, len(strips), 2)]
+def _labelled(strip: np.ndarray, text: str) -> np.ndarray:
+    """The strip with `text` in its upper left corner, uint8 `[y, x, 3]`."""
+    height, width = strip.shape
+    figure = Figure(figsize=(width / _DOTS, height / _DOTS), dpi=_DOTS)
+    canvas = FigureCanvasAgg(figure)
+    figure.figimage(strip, cmap="gray", vmin=0, vmax=255)
+    figure.text(0.005, 0.98, text, color="gold", fontsize=4.5, va="top")
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
+
+
+def _in_columns(lines: list[np.ndarray]) -> np.ndarray:
+    """The lines below one another, after `_ROWS_A_COLUMN` in a further column."""
     height = min(_ROWS_A_COLUMN, len(lines))
-    columns = -(-len(lines) // height)
-    tall, wide = lines[0].shape
-    image = np.zeros((height * tall, columns * wide), np.uint8)
-    places = []
+    tall, wide, _ = lines[0].shape
+    sheet = np.zeros((height * tall, -(-len(lines) // height) * wide, 3), np.uint8)
     for k, line in enumerate(lines):
         top, left = (k % height) * tall, (k // height) * wide
-        image[top : top + tall, left : left + wide] = line
-        places += [(left, top, labels[2 * k]), (left + wide // 2, top, labels[2 * k + 1])]
-    return image, places
-
-
-def _save(path: Path, image: np.ndarray, labels: list[tuple]) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(image.shape[1] / 100, image.shape[0] / 100), dpi=100)
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
-    axes.set_axis_off()
-    for left, top, text in labels:
-        axes.text(left + 2, top + 2, text, color="gold", fontsize=4.5, va="top")
-    figure.savefig(path, format="png", metadata={"Software": None})
+        sheet[top : top + tall, left : left + wide] = line
+    return sheet

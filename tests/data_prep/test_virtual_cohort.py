@@ -15,11 +15,13 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from matplotlib import pyplot
 
 from data_prep import cohort_folder, make_virtual_cohort
 from data_prep.cohort_folder import unfinished_folder
 from data_prep.virtual_pig import cohort as one_cohort
-from data_prep.virtual_pig.cohort import STORED_AXES, pig_jobs
+from data_prep.virtual_pig.cohort import STORED_AXES, PigJob, make_pig, pig_jobs
+from data_prep.virtual_pig.contact_sheet import TILE, shown_scans
 from data_prep.virtual_pig.design import most_scans, plan_scans, scans_of_pigs, split_of_pigs
 from data_prep.virtual_pig.progress import Progress
 from data_prep.virtual_pig.settings import PRESETS, CohortSettings
@@ -388,6 +390,47 @@ def ends(pid: int) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+def test_the_contact_sheet_shows_the_least_and_most_inflated_scan_of_each_pig(cohort):
+    rows = table(cohort / "scans.csv")
+    for row in rows:
+        row["peep_cmh2o"] = int(row["peep_cmh2o"])
+    pairs = shown_scans(rows)
+    assert len(pairs) == 3
+    for first, last in pairs:
+        assert (first["peep_cmh2o"], first["phase"]) == (3, "expiration")
+        assert (last["peep_cmh2o"], last["phase"]) == (13, "inspiration")
+        assert first["subject"] == last["subject"]
+    image = pyplot.imread(cohort / "contact_sheet.png")[..., 0]
+    assert image.shape == (3 * TILE, 8 * TILE)
+    tiles = image.reshape(3, TILE, 8, TILE).transpose(0, 2, 1, 3)
+    assert tiles.std((2, 3)).min() > 0.08  # none is blank
+    assert (tiles[:, 4:] != tiles[:, :4]).mean() > 0.1
+
+
+def noiseless(folder: Path, **changes) -> dict[str, np.ndarray]:
+    """HU of the two scans of a pig made without noise."""
+    settings = SMALL.changed(scans_per_pig=2, peep_cmh2o=(5,), noise=False, **changes)
+    progress = Progress(folder)
+    progress.begin()
+    make_pig(PigJob(settings, 0, "train", 2, progress))
+    notes = [p for p in sorted((folder / "notes").iterdir())]
+    truths = [json.loads(p.read_text())["truth"] for p in notes]
+    assert {(t["water_reads_hu"], t["air_reads_off_hu"]) for t in truths} == {("0", "0")}
+    return {p.name: read_ct(p).values for p in sorted(progress.cohort.glob("*/*-e[ei].nii.gz"))}
+
+
+def test_noise_off_leaves_air_exact_and_no_dose_to_see(cohort, tmp_path):
+    noisy = read_ct(cohort / table(cohort / "scans.csv")[0]["ct"]).values
+    assert (noisy == -1000).mean() < 0.1
+    scans = noiseless(tmp_path / "one")
+    assert all("peep05" in name for name in scans) and len(scans) == 2
+    for hu in scans.values():
+        assert (hu == -1000).mean() > 0.25
+    other = noiseless(tmp_path / "two", dose=0.1)
+    for name, hu in scans.items():
+        np.testing.assert_array_equal(hu, other[name])
 
 
 def test_two_runs_do_not_make_one_cohort_at_once(tmp_path):
