@@ -282,7 +282,10 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
 def test_a_finished_cohort_is_neither_remade_nor_mixed_with_another(cohort, monkeypatch):
     monkeypatch.setattr(make_virtual_cohort, "_run", None)  # nothing may be made
     before = files(cohort)
+    left = unfinished_folder(cohort) / "notes"  # of a run killed just after the last rename
+    left.mkdir(parents=True)
     assert make_virtual_cohort.make_cohort(cohort, SMALL, workers=1) == 18
+    assert not left.parent.exists()
     for other, named in (
         ({"seed": 12}, "seed 11 instead of 12"),
         ({"spacing_mm": 7.0, "dose": 2.0}, "spacing_mm 8.0 instead of 7.0, dose 1.0 instead of 2"),
@@ -435,11 +438,22 @@ def test_noise_off_leaves_air_exact_and_no_dose_to_see(cohort, tmp_path):
 
 def test_two_runs_do_not_make_one_cohort_at_once(tmp_path):
     out = tmp_path / "out"
+    out.mkdir()  # an empty folder may be there already
     with cohort_folder.grown(out, SMALL.as_json(), 0) as progress:
         with pytest.raises(InputError, match="another process"):
             make_virtual_cohort.make_cohort(out, SMALL, workers=1)
         progress.write_text("scans.csv", "whole")
     assert (out / "scans.csv").read_text() == "whole"
+
+
+def test_notes_of_a_cohort_that_was_taken_away_are_not_believed(tmp_path):
+    """A run killed after the last rename leaves notes; the user then moves the cohort elsewhere."""
+    out = tmp_path / "out"
+    left = Progress(unfinished_folder(out))
+    left.begin()
+    left.finish_scan("pig001", "a-scan", {"scan": {}})
+    with cohort_folder.grown(out, SMALL.as_json(), 0) as progress:
+        assert progress.note("pig001", "a-scan") is None
 
 
 def test_a_disk_without_room_is_refused_before_work_begins(tmp_path, monkeypatch):
