@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 
 from data_prep.virtual_pig.ct import EXACT, Calibration, acquire, drifted
+from data_prep.virtual_pig.deformation import scan_pose
 from data_prep.virtual_pig.lattice import Lattice, lattice_over
+from data_prep.virtual_pig.mechanics import Ventilator
 from data_prep.virtual_pig.noise import NOISE_HU_AT_2MM, REFERENCE_PATH_MM, quantum_noise
+from data_prep.virtual_pig.pig import build_pig, lung_state, ventilate
+from data_prep.virtual_pig.render import render, scan_lattice
+from data_prep.virtual_pig.shape import cavity_bottom_mm
 
 
 def grid(step: float = 2.0, slices: int = 24, side_mm: float = 240.0, thick=None) -> Lattice:
@@ -147,6 +152,20 @@ def test_noise_is_streaky_along_the_long_axis_of_an_elongated_body(turn_deg):
 def test_noise_of_a_round_body_has_no_direction():
     for turn_deg in (0, 45):
         assert crest_ratio(80, 80, turn_deg) == pytest.approx(1, abs=0.12)
+
+
+def test_soft_tissue_of_a_chest_shows_about_18_hu_at_the_usual_dose():
+    """Scaled to 8 mm^3; from the abdomen, larger, to the neck, smaller."""
+    pig = build_pig(5, 0)
+    breath = ventilate(pig, "early", Ventilator(5, 8 * pig.traits.weight_kg), prone=False)
+    state = lung_state(breath, "expiration")
+    lattice = scan_lattice(
+        pig, cavity_bottom_mm(scan_pose(state)), (5.0, 5.0, 5.0), np.random.default_rng(0)
+    )
+    scan = render(state, lattice)
+    soft = (scan.hu > 0) & (scan.hu < 100) & (scan.body_cover > 0.99) & (scan.lung_cover == 0)
+    sd = noise(lattice, scan.hu)[soft].std() * np.sqrt(lattice.voxel_ml / 8e-3)
+    assert sd == pytest.approx(NOISE_HU_AT_2MM, rel=0.1)
 
 
 def test_the_same_generator_gives_the_same_noise_and_another_does_not():
