@@ -3,42 +3,66 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 
-from .ct import acquire
+from .ct import EXACT, Calibration, acquire, drifted
 from .deformation import scan_pose
-from .design import PlannedScan, Setting, plan_scans
+from .design import PlannedScan, Setting, plan_scans, scans_of_pigs, split_of_pigs
 from .lattice import Lattice
 from .mechanics import Ventilator
-from .nifti import store
+from .nifti import store, store_fraction
 from .pig import Condition, Pig, build_pig, lung_state, ventilate
+from .progress import Progress
 from .render import Scan, render, scan_lattice
+from .settings import GENERATOR_VERSION, CohortSettings
 from .shape import cavity_bottom_mm
 from .traits import generator
-from .truth import breath_truth, lung_truth
+from .truth import breath_truth, gas_fraction, lung_truth
 
 DELIVERY_SPREAD = 0.03  # delivered against set tidal volume
-SLICE_RATIOS = (0.75, 0.9375)  # slice spacing over in-plane spacing
+# A pig's grid over the nominal spacing, drawn once: never the working grid of the records itself.
+IN_PLANE_RATIOS = (0.9375, 0.9765625, 1.0546875)  # 480, 500 and 540 mm over 512 x 2 mm
+SLICE_RATIOS = (0.75, 0.9375)
 STORED_AXES = ("LPS", "LPS", "RAS", "LAS", "PSL", "SPR")  # how files are laid out, drawn per scan
 _PLACE, _DELIVERY, _SCANNER = 7, 8, 9
 
 
 @dataclass(frozen=True)
 class PigJob:
-    """One pig to make: where, how fine, how many scans."""
+    """One pig to make: which, how many scans, where."""
 
-    folder: Path
-    seed: int
+    settings: CohortSettings
     index: int
     split: str
     scans: int
-    spacing_mm: float
+    progress: Progress
+
+    @property
+    def seed(self) -> int:
+        return self.settings.seed
 
     @property
     def subject(self) -> str:
         return f"pig{self.index + 1:03d}"
+
+    @property
+    def planned(self) -> list[PlannedScan]:
+        return plan_scans(self.seed, self.index, self.scans, self.settings.peep_cmh2o)
+
+    def notes(self) -> list[dict | None]:
+        """What was noted of each planned scan, None of those still to be made."""
+        return [self.progress.note(self.subject, scan.name) for scan in self.planned]
+
+
+def pig_jobs(settings: CohortSettings, progress: Progress) -> list[PigJob]:
+    """A job for every pig of the cohort."""
+    split = split_of_pigs(settings.seed, settings.pigs, settings.val_share)
+    counts = scans_of_pigs(split, settings.scans_per_pig, settings.test_scans)
+    return [
+        PigJob(settings, index, name, count, progress)
+        for index, (name, count) in enumerate(zip(split, counts, strict=True))
+    ]
 
 
 @dataclass(frozen=True)
@@ -52,24 +76,26 @@ class Session:
 PlannedBreath = tuple[PlannedScan, Condition]
 
 
-def make_pig(job: PigJob) -> tuple[list[dict], list[dict]]:
-    """Writes all scans of a pig; returns their rows of scans.csv and of truth.csv."""
-    pig = build_pig(job.seed, job.index, detail_mm=min(4.0, max(1.0, job.spacing_mm)))
-    (job.folder / job.subject).mkdir(parents=True)
-    scans, truths = [], []
-    for name, group in groupby(_breaths(job, pig), key=lambda one: one[0].setting.session):
-        planned = list(group)
+def make_pig(job: PigJob) -> None:
+    """Makes every scan of a pig that is not made yet."""
+    made = {scan.name for scan, note in zip(job.planned, job.notes(), strict=True) if note}
+    if len(made) == job.scans:
+        return
+    detail_mm = min(4.0, max(1.0, job.settings.spacing_mm))
+    pig = build_pig(job.seed, job.index, detail_mm=detail_mm)
+    for name, group in groupby(job.planned, key=lambda scan: scan.setting.session):
+        scans = list(group)
+        if all(scan.name in made for scan in scans):
+            continue
+        planned = list(_breaths(job, pig, scans))
         session = _session(job, pig, name, planned)
         for scan, condition in planned:
-            row, truth = _write(job, pig, session, scan, condition)
-            scans.append(row)
-            truths.append(truth)
-    return scans, truths
+            if scan.name not in made:
+                _make_scan(job, pig, session, scan, condition)
 
 
-def _breaths(job: PigJob, pig: Pig) -> Iterator[PlannedBreath]:
+def _breaths(job: PigJob, pig: Pig, planned: list[PlannedScan]) -> Iterator[PlannedBreath]:
     """Every planned scan with the mechanics of its setting, solved once for both phases."""
-    planned = plan_scans(job.seed, job.index, job.scans)
     for setting, scans in groupby(planned, key=lambda scan: scan.setting):
         ventilator, prone = _delivered(job, pig, setting), setting.position == "prone"
         condition = ventilate(pig, setting.stage, ventilator, prone=prone)
@@ -79,13 +105,20 @@ def _breaths(job: PigJob, pig: Pig) -> Iterator[PlannedBreath]:
 
 def _session(job: PigJob, pig: Pig, name: str, planned: list[PlannedBreath]) -> Session:
     """The grid all scans of a session share, its origin at random on the table."""
-    step = job.spacing_mm
-    ratio = float(generator(job.seed, job.index, _PLACE).choice(SLICE_RATIOS))
+    spacing = _spacing_zyx_mm(job)
     rng = generator(job.seed, job.index, _PLACE, *name.encode())
     bottom = min(_bottom_mm(scan, condition) for scan, condition in planned)
-    lattice = scan_lattice(pig, bottom, (ratio * step, step, step), rng)
+    lattice = scan_lattice(pig, bottom, spacing, rng)
     offset = rng.uniform((-300, -20, -15), (300, 20, 15))
     return Session(lattice, lattice_affine(lattice, offset))
+
+
+def _spacing_zyx_mm(job: PigJob) -> tuple[float, float, float]:
+    """The voxels of all scans of a pig: square in plane, near the nominal spacing."""
+    rng, nominal = generator(job.seed, job.index, _PLACE), job.settings.spacing_mm
+    slices = nominal * float(rng.choice(SLICE_RATIOS))
+    in_plane = nominal * float(rng.choice(IN_PLANE_RATIOS))
+    return slices, in_plane, in_plane
 
 
 def _bottom_mm(planned: PlannedScan, condition: Condition) -> float:
@@ -101,24 +134,45 @@ def _delivered(job: PigJob, pig: Pig, setting: Setting) -> Ventilator:
     return Ventilator(float(setting.peep_cmh2o), volume_ml)
 
 
-def _write(
+def _make_scan(
     job: PigJob, pig: Pig, session: Session, planned: PlannedScan, condition: Condition
-) -> tuple[dict, dict]:
-    """Writes CT and mask of one scan; returns its row of scans.csv and of truth.csv."""
+) -> None:
+    """Writes the files of one scan and notes its row of scans.csv and of truth.csv."""
     rng = generator(job.seed, job.index, _SCANNER, *planned.name.encode())
-    lattice, affine = session.lattice, session.affine_lps
-    scan = render(lung_state(condition, planned.phase), lattice)
-    check_lungs_inside(scan, f"{job.subject} {planned.name}")
     axes = str(rng.choice(STORED_AXES))
-    ct = f"{job.subject}/{planned.name}.nii.gz"
-    mask = f"{job.subject}/{planned.name}-lungs.nii.gz"
-    store(job.folder / ct, acquire(scan.hu, lattice, rng), affine, axes)
-    store(job.folder / mask, scan.labels, affine, axes)
-    named = {"subject": job.subject, "scan": planned.name}
-    return (
-        named | _manifest_row(job, pig, planned) | {"ct": ct, "lung_mask": mask},
-        named | _truth_row(pig, planned.setting, condition, scan),
+    calibration = drifted(rng) if job.settings.noise else EXACT
+    scan = render(lung_state(condition, planned.phase), session.lattice)
+    check_lungs_inside(scan, f"{job.subject} {planned.name}")
+    hu = acquire(
+        scan.hu,
+        session.lattice,
+        rng if job.settings.noise else None,
+        dose=job.settings.dose,
+        calibration=calibration,
     )
+    files = _write_files(job, session, planned.name, axes, scan, hu)
+    named = {"subject": job.subject, "scan": planned.name}
+    truth = _truth_row(job, pig, planned, condition, scan, calibration)
+    note = {
+        "scan": named | _manifest_row(job, pig, planned) | files,
+        "truth": named | truth,
+    }
+    job.progress.finish_scan(job.subject, planned.name, note)
+
+
+def _write_files(
+    job: PigJob, session: Session, name: str, axes: str, scan: Scan, hu: np.ndarray
+) -> dict[str, str]:
+    """Writes CT, mask and, where asked for, `NAME-gas.nii.gz`; the files the manifest names."""
+    base, affine = f"{job.subject}/{name}", session.affine_lps
+    files = {"ct": f"{base}.nii.gz", "lung_mask": f"{base}-lungs.nii.gz"}
+    write = job.progress.write
+    write(files["ct"], lambda path: store(path, hu, affine, axes))
+    write(files["lung_mask"], lambda path: store(path, scan.labels, affine, axes))
+    if job.settings.gas_maps:
+        gas = gas_fraction(scan)
+        write(f"{base}-gas.nii.gz", lambda path: store_fraction(path, gas, affine, axes))
+    return files
 
 
 def _manifest_row(job: PigJob, pig: Pig, planned: PlannedScan) -> dict:
@@ -134,22 +188,37 @@ def _manifest_row(job: PigJob, pig: Pig, planned: PlannedScan) -> dict:
     }
 
 
-def _truth_row(pig: Pig, setting: Setting, condition: Condition, scan: Scan) -> dict:
+def _truth_row(
+    job: PigJob,
+    pig: Pig,
+    planned: PlannedScan,
+    condition: Condition,
+    scan: Scan,
+    calibration: Calibration,
+) -> dict:
     kg = pig.traits.weight_kg
     numbers = (
         lung_truth(scan)
-        | {"tidal_volume_set_ml": setting.tidal_volume_ml_kg * kg}
-        | breath_truth(condition.breath, kg)
+        | {
+            "lung_weight_g": condition.elements.mass_g,
+            "lung_weight_g_kg": condition.elements.mass_g / kg,
+            "healthy_lung_weight_g": pig.traits.healthy_lung_g,
+            "tidal_volume_set_ml": planned.setting.tidal_volume_ml_kg * kg,
+        }
+        | breath_truth(condition.breath, planned.phase, kg)
         | {
             "severity": pig.traits.severity,
             "inflation_q": scan.inflation.pose.q,
             "mass_correction": scan.mass_correction,
+            "water_reads_hu": calibration.water_hu,
+            "air_reads_off_hu": calibration.air_hu,
         }
     )
-    return {
+    shown = {
         name: f"{value:.5g}" if abs(value) < 1 else f"{value:.3f}"
         for name, value in numbers.items()
     }
+    return shown | {"seed": job.seed, "generator_version": GENERATOR_VERSION}
 
 
 def lattice_affine(lattice: Lattice, offset_zyx_mm: np.ndarray) -> np.ndarray:

@@ -2,9 +2,10 @@
 
 Every block (one stage and position) starts with PEEP 3, 8 and 13 at one tidal volume and both
 phases, so that the paper's two protocols exist for every pig: the opposite phase, and PEEP 3 to 8
-and 3 to 13 at the same phase and tidal volume.
+and 3 to 13 at the same phase and tidal volume. Other PEEP levels may take their place.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import product
 
@@ -17,8 +18,6 @@ BLOCKS = tuple(product(("early", "stabilised"), ("supine", "prone")))
 CORE_PEEP = (3, 8, 13)
 MORE_PEEP = (5, 10, 15)
 TIDAL_VOLUMES = (6, 8, 10, 12)
-CORE_SCANS = len(CORE_PEEP) * len(PHASES)
-MOST_SCANS = len(BLOCKS) * len(CORE_PEEP + MORE_PEEP) * len(TIDAL_VOLUMES) * len(PHASES)
 _DESIGN, _SPLIT, _ROTATION = 4, 5, 6
 
 
@@ -51,16 +50,34 @@ class PlannedScan:
         return f"{self.setting.name}-{'ei' if self.phase == 'inspiration' else 'ee'}"
 
 
-def plan_scans(seed: int, index: int, count: int) -> list[PlannedScan]:
-    """The `count` scans of pig `index` (at least 6), grouped by setting."""
+def core_scans(core_peep: tuple[int, ...] = CORE_PEEP) -> int:
+    """Scans of a block's start, the fewest a pig can have."""
+    return len(core_peep) * len(PHASES)
+
+
+def more_peep(core_peep: tuple[int, ...] = CORE_PEEP) -> tuple[int, ...]:
+    """The usual PEEP levels that are not in the core."""
+    return tuple(p for p in sorted(CORE_PEEP + MORE_PEEP) if p not in core_peep)
+
+
+def most_scans(core_peep: tuple[int, ...] = CORE_PEEP) -> int:
+    """Scans of a pig at every setting."""
+    levels = len(core_peep) + len(more_peep(core_peep))
+    return len(BLOCKS) * levels * len(TIDAL_VOLUMES) * len(PHASES)
+
+
+def plan_scans(
+    seed: int, index: int, count: int, core_peep: tuple[int, ...] = CORE_PEEP
+) -> list[PlannedScan]:
+    """The `count` scans of pig `index` (at least `core_scans`), grouped by setting."""
     rng = generator(seed, index, _DESIGN)
-    blocks = _blocks(seed, index, min(len(BLOCKS), count // CORE_SCANS))
+    blocks = _blocks(seed, index, min(len(BLOCKS), count // core_scans(core_peep)))
     core: list[PlannedScan] = []
     queues: list[list[PlannedScan]] = []
     for stage, position in blocks:
         volume = int(rng.choice(TIDAL_VOLUMES))
-        core += _both_phases([Setting(stage, position, p, volume) for p in CORE_PEEP])
-        queues.append(_both_phases(_more_settings(stage, position, volume, rng)))
+        core += _both_phases([Setting(stage, position, p, volume) for p in core_peep])
+        queues.append(_both_phases(_more_settings(stage, position, volume, core_peep, rng)))
     extra = [
         scan for turn in zip(*map(_pairs, queues), strict=True) for pair in turn for scan in pair
     ]
@@ -74,13 +91,14 @@ def _blocks(seed: int, index: int, count: int) -> list[tuple[str, str]]:
 
 
 def _more_settings(
-    stage: str, position: str, volume: int, rng: np.random.Generator
+    stage: str, position: str, volume: int, core_peep: tuple[int, ...], rng: np.random.Generator
 ) -> list[Setting]:
     """Every other setting of a block in random order, those of the core's tidal volume first."""
     others = [v for v in TIDAL_VOLUMES if v != volume]
-    near = [(p, volume) for p in MORE_PEEP] + [(p, v) for p in CORE_PEEP for v in others]
-    far = [(p, v) for p in MORE_PEEP for v in others]
-    order = [near[i] for i in rng.permutation(len(near))] + [far[i] for i in rng.permutation(9)]
+    more = more_peep(core_peep)
+    near = [(p, volume) for p in more] + [(p, v) for p in core_peep for v in others]
+    far = [(p, v) for p in more for v in others]
+    order = [group[i] for group in (near, far) for i in rng.permutation(len(group))]
     return [Setting(stage, position, p, v) for p, v in order]
 
 
@@ -97,11 +115,23 @@ def _grouped(scans: list[PlannedScan]) -> list[PlannedScan]:
     return sorted(scans, key=lambda scan: (scan.setting, scan.phase))
 
 
-def split_of_pigs(seed: int, pigs: int) -> list[str]:
-    """Split of every pig: about 70/10/20 train/val/test with at least one val and one test."""
-    test, val = max(1, round(0.2 * pigs)), max(1, round(0.1 * pigs))
+def split_of_pigs(seed: int, pigs: int, val_share: float = 0.1) -> list[str]:
+    """Split of every pig: a fifth test, `val_share` validation, at least one pig each."""
+    test, val = max(1, round(0.2 * pigs)), max(1, round(val_share * pigs))
     order = generator(seed, 0, _SPLIT).permutation(pigs)
     split = ["train"] * pigs
     for rank, index in enumerate(order):
         split[index] = "test" if rank < test else "val" if rank < test + val else "train"
     return split
+
+
+def scans_of_pigs(split: list[str], mean: float, test_mean: float) -> list[int]:
+    """Number of scans of every pig; `mean` over training and validation pigs, `test_mean` over test
+    pigs, so that 40 pigs with a mean of 17.525 have 701."""
+    counts, seen = [], {True: 0, False: 0}
+    for name in split:
+        test = name == "test"
+        each, before = (test_mean if test else mean), seen[test]
+        counts.append(math.floor(each * (before + 1) + 1e-9) - math.floor(each * before + 1e-9))
+        seen[test] += 1
+    return counts

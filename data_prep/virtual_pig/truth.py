@@ -15,7 +15,7 @@ COMPARTMENTS = {
 
 
 def lung_truth(scan: Scan) -> dict[str, float]:
-    """Lung volume and gas (ml), tissue (g), compartments as shares of volume and of mass."""
+    """Lung volume and gas (ml), tissue (g), compartments by volume and by mass, also as shares."""
     inside = scan.lung_cover > 0
     volume_ml = scan.lung_cover[inside].astype(float) * scan.lattice.voxel_ml
     hu = scan.lung_hu[inside].astype(float)
@@ -28,13 +28,27 @@ def lung_truth(scan: Scan) -> dict[str, float]:
     }
     for name, (low, high) in COMPARTMENTS.items():
         part = (hu >= low) & (hu < high)
+        truth[f"{name}_volume_ml"] = volume_ml[part].sum()
+        truth[f"{name}_tissue_g"] = tissue_g[part].sum()
         truth[f"{name}_volume_fraction"] = volume_ml[part].sum() / volume_ml.sum()
         truth[f"{name}_mass_fraction"] = tissue_g[part].sum() / tissue_g.sum()
     return {name: float(value) for name, value in truth.items()}
 
 
-def breath_truth(breath: Breath, weight_kg: float) -> dict[str, float]:
-    """Delivered tidal volume and mechanics of the respiratory system."""
+def gas_fraction(scan: Scan) -> np.ndarray:
+    """Share of each voxel `[z, y, x]` that is gas of the lungs; times the voxel it sums to the gas.
+
+    Gas outside the lungs (trachea above the hila, stomach, air around the animal) counts 0.
+    """
+    return scan.lung_cover * np.clip(-scan.lung_hu / 1000, 0, 1)
+
+
+def breath_truth(breath: Breath, phase: str, weight_kg: float) -> dict[str, float]:
+    """Delivered tidal volume, mechanics of the respiratory system and what is open at `phase`.
+
+    Open fractions are of the tissue that can open at all: what is kept at end-expiration, what was
+    opened at end-inspiration; their difference opens and closes with every breath.
+    """
     return {
         "tidal_volume_delivered_ml": breath.delivered_ml,
         "plateau_cmh2o": breath.plateau_cmh2o,
@@ -43,4 +57,8 @@ def breath_truth(breath: Breath, weight_kg: float) -> dict[str, float]:
         "transpulmonary_ee_cmh2o": breath.transpulmonary_ee,
         "transpulmonary_ei_cmh2o": breath.transpulmonary_ei,
         "superimposed_max_cmh2o": breath.superimposed_max_cmh2o,
+        "open_fraction": breath.open_ei if phase == "inspiration" else breath.open_ee,
+        "open_ee_fraction": breath.open_ee,
+        "open_ei_fraction": breath.open_ei,
+        "tidal_recruitment_fraction": breath.open_ei - breath.open_ee,
     }
