@@ -81,7 +81,8 @@ def make_pig(job: PigJob) -> None:
     made = {scan.name for scan, note in zip(job.planned, job.notes(), strict=True) if note}
     if len(made) == job.scans:
         return
-    detail_mm = min(4.0, max(1.0, job.settings.spacing_mm))
+    # Painted finer than scanned: vessels and fissures are then blurred by the scanner alone.
+    detail_mm = min(4.0, max(1.0, 0.75 * job.settings.spacing_mm))
     pig = build_pig(job.seed, job.index, detail_mm=detail_mm)
     for name, group in groupby(job.planned, key=lambda scan: scan.setting.session):
         scans = list(group)
