@@ -9,7 +9,8 @@ from . import anatomy
 from .anatomy import BodyAtlas, LungAtlas
 from .injury import STAGES, InjuryFields, draw_injury
 from .lattice import fill_from_nearest
-from .mechanics import TISSUE_G_ML, Breath, Elements, Ventilator, heart_weight, solve_breath
+from .mechanics import TISSUE_G_ML, Breath, Elements, Ventilator, solve_breath
+from .organs import organ_weight
 from .shape import Chest
 from .traits import Traits, draw_traits
 
@@ -105,7 +106,7 @@ def lung_elements(pig: Pig, stage: str, *, prone: bool) -> Elements:
         rest_ml=lung,
         airway_ml=float((atlas.airway[on] * lung).sum()),
         height_mm=at[1],
-        heart_cmh2o=heart_weight(pig.chest.scale, at, prone),
+        organs_cmh2o=organ_weight(pig.chest.scale, at, prone),
         injury=pig.fields.injury[stage][on],
         core=pig.fields.core[stage][on],
         opening_noise=pig.fields.opening[on],
