@@ -30,7 +30,8 @@ from data_prep.virtual_pig.truth import COMPARTMENTS, lung_truth
 SEED, TIDAL_ML_KG, SPACING_MM = 101, 8.0, 4.0
 INJURED = ("early", "stabilised")
 PEEP = (3, 5, 8, 13)
-DESIGN_PEEP, DESIGN_ML_KG = (3, 5, 8, 10, 13, 15), (6, 8, 10, 12)
+SCANNED_PEEP = (3, 5, 8, 10, 13, 15)
+END_PEEP, END_ML_KG = (3, 8, 15), (6, 12)  # ends of the design's settings
 NON_AERATED_HU = -100.0
 PRESSURES = np.arange(0.0, 45.5, 2.5)  # cmH2O, of the relaxed curves
 Numbers = dict[str, float]
@@ -150,11 +151,11 @@ def injured_mechanics(bench: Bench, stage: str) -> Numbers:
         found[f"{name} plateau, cmH2O"] = breath.plateau_cmh2o
         found[f"{name} C_rs, ml/cmH2O/kg"] = breath.compliance_ml_cmh2o / bench.kg
     for prone in (False, True):
-        breaths = {p: bench.ventilate(stage, prone, p, TIDAL_ML_KG).breath for p in DESIGN_PEEP}
+        breaths = {p: bench.ventilate(stage, prone, p, TIDAL_ML_KG).breath for p in SCANNED_PEEP}
         name = f"{stage} {position(prone)}"
         weight = breaths[3].superimposed_max_cmh2o
         found[f"{name} superimposed pressure max at PEEP 3, cmH2O"] = weight
-        best = max(DESIGN_PEEP, key=lambda p: lung_compliance(breaths[p]))
+        best = max(SCANNED_PEEP, key=lambda p: lung_compliance(breaths[p]))
         found[f"{name} PEEP of best lung compliance, cmH2O"] = float(best)
     found[f"{stage} lung mass, g"] = bench.ventilate(stage, False, 3, TIDAL_ML_KG).elements.mass_g
     return found
@@ -192,13 +193,16 @@ def healthy_mechanics(bench: Bench) -> Numbers:
 
 
 def pressure_volume(bench: Bench, frc_ml: float) -> Numbers:
-    """TLC and Venegas's c and d of the healthy inflation curve from FRC."""
+    """TLC and Venegas's c and d of the healthy inflation limb with a FRC and b the capacity."""
     up, _ = curves(bench, "healthy")
-    start = (frc_ml, up[-1] - frc_ml, 18.0, 6.0)
-    fit, _ = curve_fit(venegas, PRESSURES, up, start, maxfev=20000)
+
+    def limb(pressure: np.ndarray, c: float, d: float) -> np.ndarray:
+        return venegas(pressure, frc_ml, up[-1] - frc_ml, c, d)
+
+    fit, _ = curve_fit(limb, PRESSURES, up, (18.0, 6.0))
     found = {"healthy TLC at 45 cmH2O, ml/kg": up[-1] / bench.kg}
-    found |= {"healthy P-V c, cmH2O": float(fit[2]), "healthy P-V d, cmH2O": float(fit[3])}
-    return found | {"healthy P-V upper inflection c + 2 d, cmH2O": float(fit[2] + 2 * fit[3])}
+    found |= {"healthy P-V c, cmH2O": float(fit[0]), "healthy P-V d, cmH2O": float(fit[1])}
+    return found | {"healthy P-V upper inflection c + 2 d, cmH2O": float(fit[0] + 2 * fit[1])}
 
 
 def curves(bench: Bench, stage: str) -> tuple[np.ndarray, np.ndarray]:
@@ -214,11 +218,9 @@ def hysteresis(bench: Bench, stage: str) -> Numbers:
 
 
 def design_volumes(bench: Bench) -> list[float]:
-    """Lung volume (ml) of every state of the design."""
+    """Lung volume (ml) at the ends of the design's settings."""
     found = []
-    for stage, prone, peep, ml_kg in itertools.product(
-        INJURED, (False, True), DESIGN_PEEP, DESIGN_ML_KG
-    ):
+    for stage, prone, peep, ml_kg in itertools.product(INJURED, (False, True), END_PEEP, END_ML_KG):
         condition = bench.ventilate(stage, prone, peep, ml_kg)
         found += [lung_state(condition, p).lung_ml for p in ("expiration", "inspiration")]
     return found

@@ -43,9 +43,9 @@ STAGES = {
         core=0.05,
         core_range=(0.01, 0.12),
         oedema=0.50,
-        opening=18.5,
+        opening=21.0,
         opening_spread=3.5,
-        closing=14.0,
+        closing=10.0,
         stiffening=2.0,
     ),
     "stabilised": Stage(
@@ -57,7 +57,7 @@ STAGES = {
         oedema=0.75,
         opening=33.0,
         opening_spread=13.0,
-        closing=12.0,
+        closing=10.0,
         stiffening=2.0,
     ),
 }

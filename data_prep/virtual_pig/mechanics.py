@@ -20,12 +20,14 @@ TISSUE_G_ML = 1.04
 MAX_PLATEAU_CMH2O = 45.0
 THRESHOLD_WIDTH_CMH2O = 2.2
 SLAB_MM = 4.0
-PRONE_WALL = 0.9  # chest wall compliance, prone to supine; Santini 2015 has FRC 21 % higher prone
+PRONE_WALL = 0.95  # chest wall compliance, prone to supine; Santini 2015 has FRC 21 % higher prone
 PRONE_REST_ML_KG = 4.5  # and its resting volume rises: the abdomen hangs free
 # Thresholds and local sigmoids of healthy lung, transpulmonary cmH2O, and what full injury adds;
-# opening and closing by `Stage`. Fitted to the anchors of benchmarks/calibration.py.
+# opening and closing by `Stage`. Choices, fitted to the anchors of benchmarks/calibration.py. A
+# healthy airway closes where the lung's local pressure is about zero (Milic-Emili 1966), which at
+# zero PEEP is the most dependent lung.
 OPENING_CMH2O, OPENING_SPREAD_CMH2O = 0.5, 1.2
-CLOSING_CMH2O, CLOSING_SPREAD_CMH2O, CLOSING_SPREAD_INJURED_CMH2O = -4.5, 1.1, 2.0
+CLOSING_CMH2O, CLOSING_SPREAD_CMH2O, CLOSING_SPREAD_INJURED_CMH2O = 0.3, 1.5, 2.0
 HALF_SPREAD_CMH2O, HALF_INJURED_CMH2O = 3.2, 8.5
 LOST_CAPACITY = 0.6  # of injured lung: flooded airspace holds no gas
 _GRAVITY_STEPS = 4

@@ -175,7 +175,7 @@ def test_density_gradient_turns_over_with_a_healthy_pig_and_flattens_in_an_injur
 
 
 def test_gas_breathed_is_the_delivered_volume_and_the_pressure_limit_the_only_reason_for_less():
-    for index, (stage, prone), peep, ml_kg in product(range(PIGS), STATES, (3, 13), (6, 12)):
+    for index, (stage, prone), peep, ml_kg in product(range(PIGS), STATES, (3, 13), (8, 12)):
         b = condition(index, stage, prone, peep, ml_kg).breath
         set_ml = ml_kg * animal(index).traits.weight_kg
         gained = b.gas_ei_ml.sum(dtype=float) - b.gas_ee_ml.sum(dtype=float)
@@ -212,17 +212,18 @@ def test_abdomen_and_heart_press_the_dependent_lung_and_less_when_prone():
     assert prone.organs_cmh2o.mean() < 0.5 * supine.organs_cmh2o.mean()
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_coming_down_the_lung_holds_more_gas_than_going_up(stage):
-    """Opening takes more pressure than keeping open; in an injured lung the gap is wide."""
-    e = lung_elements(animal(0), stage, prone=False)
-    pressures = np.arange(0.0, 46, 5)
-    up, down = relaxed_curve(e, animal(0).traits, STAGES[stage], pressures, prone=False)
-    assert np.all(np.diff(up) > 0) and np.all(np.diff(down) > 0)
-    assert np.all(down >= up - 1)
-    assert up[-1] == pytest.approx(down[-1], rel=0.02)
-    gap = (down - up).max() / np.ptp(up)
-    assert gap < 0.1 if stage == "healthy" else 0.05 < gap < 0.6
+def test_coming_down_the_lung_holds_more_gas_than_going_up_and_more_so_with_the_disease():
+    """Opening takes more pressure than keeping open (Crotti 2001: modes 20 and 5 cmH2O)."""
+    pressures, gaps = np.arange(0.0, 46, 5), []
+    for stage in STAGES:
+        e = lung_elements(animal(0), stage, prone=False)
+        up, down = relaxed_curve(e, animal(0).traits, STAGES[stage], pressures, prone=False)
+        assert np.all(np.diff(up) > 0) and np.all(np.diff(down) > 0)
+        assert np.all(down >= up - 1)
+        assert up[-1] == pytest.approx(down[-1], rel=0.02)
+        gaps.append((down - up).max() / np.ptp(up))
+    healthy, early, late = gaps
+    assert healthy < 0.02 < early < late < 0.4
 
 
 def test_a_slow_curve_starts_at_the_resting_volume():
