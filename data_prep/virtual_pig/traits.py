@@ -2,7 +2,7 @@
 
 Because traits and fields have generators of their own, and fields live on a fixed 4 mm grid, a pig
 is the same animal at every scan resolution. Means: lung mass 15 g/kg, FRC 18
-and TLC 63 ml/kg (PMC4679691); the chest wall is near the 1.2 ml/cmH2O/kg which C_rs 0.77 (control
+and TLC 63 ml/kg (PMC4679691); the chest wall's 1.2 ml/cmH2O/kg is what C_rs 0.77 (control
 pigs, J Nucl Med) leaves it beside a lung of 20.5 cmH2O/l (Santini 2015). Spreads are choices.
 """
 
@@ -71,8 +71,8 @@ def draw_traits(seed: int, index: int) -> Traits:
         gas_capacity_ml_g=about(5.95, 0.05),
         half_inflation_cmh2o=float(rng.normal(12.0, 0.7)),
         sigmoid_width_cmh2o=about(6.0, 0.06),
-        chest_wall_ml_cmh2o=about(1.08 * kg, 0.12),
-        chest_wall_rest_ml=24.6 * kg,
+        chest_wall_ml_cmh2o=about(1.2 * kg, 0.12),
+        chest_wall_rest_ml=23.9 * kg,
         severity=float(np.clip(rng.normal(1.0, 0.18), 0.6, 1.35)),
         rest_lung_ml=about(40.0 * kg, 0.04),
         heart_ml=about(7.5 * kg, 0.08),
