@@ -1,9 +1,9 @@
 """The scalar traits of one pig, drawn before and apart from every random field.
 
 Because traits and fields have generators of their own, and fields live on a fixed 4 mm grid, a pig
-is the same animal at every scan resolution. Means: lung mass 15 g/kg, FRC 18
-and TLC 63 ml/kg (PMC4679691); the chest wall's 1.2 ml/cmH2O/kg is what C_rs 0.77 (control
-pigs, J Nucl Med) leaves it beside a lung of 20.5 cmH2O/l (Santini 2015). Spreads are choices.
+is the same animal at every scan resolution. Means: lung mass 15 g/kg, FRC 18 and TLC 63 ml/kg
+(PMC4679691); the chest wall's 1.2 ml/cmH2O/kg is what C_rs 0.77 (control pigs, J Nucl Med) leaves
+it beside a lung of 20.5 cmH2O/l (Santini 2015). Spreads are choices.
 """
 
 from dataclasses import dataclass
