@@ -74,8 +74,8 @@ def test_healthy_pigs_stand_within_the_published_range(healthy, name):
 def test_healthy_volumes_are_near_the_published_means(healthy):
     assert healthy["healthy supine FRC, ml/kg"] == pytest.approx(18.1, abs=2)
     assert healthy["healthy prone FRC over supine, %"] == pytest.approx(21, abs=4)
-    assert healthy["healthy TLC at 45 cmH2O, ml/kg"] == pytest.approx(60, abs=4)
-    assert healthy["healthy supine V_T 10 PEEP 3 plateau, cmH2O"] == pytest.approx(14.5, abs=1.2)
+    assert healthy["healthy TLC at 45 cmH2O, ml/kg"] == pytest.approx(55, abs=3.5)
+    assert healthy["healthy supine V_T 10 PEEP 3 plateau, cmH2O"] == pytest.approx(15.1, abs=1.6)
 
 
 def test_anchors_that_are_missed_are_missed_by_no_more_than_known(healthy):
@@ -122,7 +122,7 @@ def test_prone_recruits_less_the_higher_the_peep(benches):
 
 def test_peep_recruits_and_the_breath_little(benches):
     """5 to 45 cmH2O recruits 7 to 21 % of mass (Cressoni 2014); tidal under 7 % (PMC7017942)."""
-    for stage, expected in (("early", 17), ("stabilised", 13)):
+    for stage, expected in (("early", 17), ("stabilised", 12)):
         gained, tidal = [], []
         for bench in benches:
             low, high = (bench.ventilate(stage, False, peep, 8.0) for peep in (3, 13))
@@ -141,7 +141,7 @@ def test_compliance_falls_from_control_over_early_to_24_hours(benches, healthy):
     )
     assert healthy["healthy supine V_T 10 PEEP 3 C_rs, ml/cmH2O/kg"] > early + 0.1
     assert 0.60 < early < 0.77
-    assert 0.40 < late < 0.56
+    assert 0.40 < late < 0.54
 
 
 def test_plateau_at_24_hours_is_near_the_published_settings(benches):
