@@ -6,6 +6,7 @@ chest wall and lung share the airway pressure. Recruitment follows from these, n
 Pressures cmH2O, volumes ml, masses g.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +14,22 @@ from scipy.optimize import brentq
 from scipy.special import expit, ndtr
 
 from .injury import Stage
-from .lattice import smooth_step
 from .traits import Traits
 
 TISSUE_G_ML = 1.04
 MAX_PLATEAU_CMH2O = 45.0
 THRESHOLD_WIDTH_CMH2O = 2.2
 SLAB_MM = 4.0
+PRONE_WALL = 0.95  # chest wall compliance, prone to supine; Santini 2015 has FRC 21 % higher prone
+PRONE_REST_ML_KG = 4.5  # and its resting volume rises: the abdomen hangs free
+# Thresholds and local sigmoids of healthy lung, transpulmonary cmH2O, and what full injury adds;
+# opening and closing by `Stage`. Choices, fitted to the anchors of benchmarks/calibration.py. A
+# healthy airway closes where the lung's local pressure is about zero (Milic-Emili 1966), which at
+# zero PEEP is the most dependent lung.
+OPENING_CMH2O, OPENING_SPREAD_CMH2O = 0.5, 1.2
+CLOSING_CMH2O, CLOSING_SPREAD_CMH2O, CLOSING_SPREAD_INJURED_CMH2O = 0.3, 1.5, 2.0
+HALF_SPREAD_CMH2O, HALF_INJURED_CMH2O = 3.2, 8.5
+LOST_CAPACITY = 0.6  # of injured lung: flooded airspace holds no gas
 _GRAVITY_STEPS = 4
 _GAS_BOUNDS = (-40.0, 90.0)  # cmH2O, transpulmonary
 
@@ -35,7 +45,7 @@ class Elements:
     rest_ml: np.ndarray  # volume in the reference frame
     airway_ml: float  # gas in the airways, all elements together
     height_mm: np.ndarray  # y
-    heart_cmh2o: np.ndarray  # weight of the heart
+    organs_cmh2o: np.ndarray  # weight of heart and abdomen
     injury: np.ndarray
     core: np.ndarray
     opening_noise: np.ndarray
@@ -52,6 +62,15 @@ class Ventilator:
 
     peep_cmh2o: float
     tidal_volume_ml: float
+
+    def __post_init__(self) -> None:
+        """Refuses what no ventilator can be set to, NaN included: ValueError."""
+        if not 0 <= self.peep_cmh2o < MAX_PLATEAU_CMH2O:
+            raise ValueError(
+                f"PEEP is {self.peep_cmh2o:g} cmH2O; use 0 to below {MAX_PLATEAU_CMH2O:g}"
+            )
+        if not 0 < self.tidal_volume_ml < np.inf:
+            raise ValueError(f"tidal volume is {self.tidal_volume_ml:g} ml; use more than 0")
 
 
 @dataclass(frozen=True)
@@ -74,19 +93,8 @@ class Breath:
         return self.gas_ei_ml if phase == "inspiration" else self.gas_ee_ml
 
 
-def heart_weight(scale: float, at, prone: bool) -> np.ndarray:
-    """Pressure of the heart's weight on the lung below it at points `at`, cmH2O."""
-    z, y, x = at
-    footprint = np.exp(
-        -(((x - 11 * scale) / (30 * scale)) ** 2) - ((z - 40 * scale) / (38 * scale)) ** 2
-    )
-    if prone:
-        return 0.5 * footprint * smooth_step((-50 * scale - y) / (15 * scale))
-    return 2.6 * footprint * smooth_step((y + 15 * scale) / (25 * scale))
-
-
 @dataclass(frozen=True)
-class _State:
+class LocalCurves:
     """The curves of all elements at a given superimposed pressure, `[n]` float32."""
 
     traits: Traits
@@ -107,28 +115,45 @@ class _State:
         return self.capacity_ml * share * expit((p - self.half) * width)
 
     def pleural(self, gas_ml: float) -> float:
-        """Pressure the chest wall adds; prone it is stiffer and rests 3 ml/kg higher."""
+        """Pressure the chest wall adds; prone it is stiffer and rests higher."""
         t = self.traits
-        rest = t.chest_wall_rest_ml + (3.0 * t.weight_kg if self.prone else 0.0)
-        return (gas_ml - rest) / (t.chest_wall_ml_cmh2o * (0.82 if self.prone else 1.0))
+        rest = t.chest_wall_rest_ml + (PRONE_REST_ML_KG * t.weight_kg if self.prone else 0.0)
+        return (gas_ml - rest) / (t.chest_wall_ml_cmh2o * (PRONE_WALL if self.prone else 1.0))
 
 
-def _state(
+def gas_capacity(e: Elements, traits: Traits) -> np.ndarray:
+    """Gas at full inflation, ml per element `[n]`: none in the core, less where injured."""
+    left = (1 - e.core) * (1 - LOST_CAPACITY * e.injury)
+    return e.healthy_g * traits.gas_capacity_ml_g * left
+
+
+def local_curves(
     e: Elements, traits: Traits, stage: Stage, prone: bool, superimposed: np.ndarray
-) -> _State:
+) -> LocalCurves:
     """Curves with the local pressure P_L - (SP - mean SP) folded into their thresholds."""
     extra = superimposed - np.average(superimposed, weights=e.healthy_g)
     i, n = e.injury, e.opening_noise
-    opens = 0.5 + stage.opening * i + (1.2 + stage.opening_spread * i) * n
-    closes = -5.0 + stage.closing * i + (0.8 + 3.0 * i) * n
-    half = traits.half_inflation_cmh2o + 3.2 * e.elastic + 6.0 * i + stage.stiffening
-    capacity = e.healthy_g * (1 - e.core) * traits.gas_capacity_ml_g * (1 - 0.35 * i)
+    opens = (
+        OPENING_CMH2O + stage.opening * i + (OPENING_SPREAD_CMH2O + stage.opening_spread * i) * n
+    )
+    closes = (
+        CLOSING_CMH2O
+        + stage.closing * i
+        + (CLOSING_SPREAD_CMH2O + CLOSING_SPREAD_INJURED_CMH2O * i) * n
+    )
+    half = (
+        traits.half_inflation_cmh2o
+        + HALF_SPREAD_CMH2O * e.elastic
+        + HALF_INJURED_CMH2O * i
+        + stage.stiffening
+    )
+    capacity = gas_capacity(e, traits)
     arrays = (a.astype(np.float32) for a in (capacity, half + extra, opens + extra, closes + extra))
-    return _State(traits, *arrays, prone)
+    return LocalCurves(traits, *arrays, prone)
 
 
 def superimposed_pressure(e: Elements, gas_ml: np.ndarray, prone: bool) -> np.ndarray:
-    """Weight of the lung above each element, with the heart's, cmH2O `[n]`.
+    """Weight of the lung above each element, with that of heart and abdomen, cmH2O `[n]`.
 
     Mean density per 4 mm slab summed along gravity; slabs are stretched by the lung's expansion.
     """
@@ -141,32 +166,31 @@ def superimposed_pressure(e: Elements, gas_ml: np.ndarray, prone: bool) -> np.nd
     above = np.cumsum(weight) - weight / 2
     if prone:
         above = weight.sum() - above
-    return above[slab] + e.heart_cmh2o
+    return above[slab] + e.organs_cmh2o
 
 
 def solve_breath(
     e: Elements, traits: Traits, stage: Stage, setting: Ventilator, *, prone: bool
 ) -> Breath:
     """The breath at `setting`: density and superimposed pressure are brought to agree."""
-    mean_gas = 0.35 * e.healthy_g * (1 - e.core) * traits.gas_capacity_ml_g * (1 - 0.35 * e.injury)
-    ends = _GAS_BOUNDS
+    mean_gas = 0.35 * gas_capacity(e, traits)
     for step in range(_GRAVITY_STEPS):
         superimposed = superimposed_pressure(e, mean_gas, prone)
-        state = _state(e, traits, stage, prone, superimposed)
+        curves = local_curves(e, traits, stage, prone, superimposed)
         precise = step == _GRAVITY_STEPS - 1
-        p_ei = _inspiratory_pressure(state, e.airway_ml, setting, 1e-4 if precise else 0.05, ends)
-        opened = state.open_share(p_ei)
-        p_ee = _expiratory_pressure(state, e.airway_ml, setting.peep_cmh2o, opened, ends)
-        kept = opened * state.kept_share(p_ee)
-        gas_ei, gas_ee = state.gas(p_ei, opened), state.gas(p_ee, kept)
+        p_ei = _inspiratory_pressure(curves, e.airway_ml, setting, 1e-4 if precise else 0.05)
+        opened = curves.open_share(p_ei)
+        p_ee = _rest_pressure(curves, e.airway_ml, setting.peep_cmh2o, opened)
+        kept = opened * curves.kept_share(p_ee)
+        gas_ei, gas_ee = curves.gas(p_ei, opened), curves.gas(p_ee, kept)
         mean_gas = (gas_ei + gas_ee) / 2
-    return _breath(e, state, setting, (p_ee, kept, gas_ee), (p_ei, opened, gas_ei), superimposed)
+    return _breath(e, curves, setting, (p_ee, kept, gas_ee), (p_ei, opened, gas_ei), superimposed)
 
 
-def _breath(e: Elements, state: _State, setting, expired, inspired, superimposed) -> Breath:
+def _breath(e: Elements, curves: LocalCurves, setting, expired, inspired, superimposed) -> Breath:
     (p_ee, kept, gas_ee), (p_ei, opened, gas_ei) = expired, inspired
     delivered = _total(gas_ei) - _total(gas_ee)
-    plateau = p_ei + state.pleural(_total(gas_ei) + e.airway_ml)
+    plateau = p_ei + curves.pleural(_total(gas_ei) + e.airway_ml)
     openable = e.healthy_g * (1 - e.core)
     return Breath(
         gas_ee_ml=gas_ee,
@@ -187,41 +211,40 @@ def _total(gas: np.ndarray) -> float:
     return float(gas.sum(dtype=np.float64))
 
 
-def _airway_pressure(state: _State, airway_ml: float, p: float, share: np.ndarray) -> float:
-    """P_aw = P_L + P_pl at transpulmonary pressure `p` with `share` of the elements open."""
-    return p + state.pleural(_total(state.gas(p, share)) + airway_ml)
-
-
-def _expiratory_pressure(
-    state: _State, airway_ml: float, peep: float, opened: np.ndarray, ends: tuple[float, float]
+def share_pressure(
+    curves: LocalCurves,
+    airway_ml: float,
+    airway_cmh2o: float,
+    share_at: Callable[[float], np.ndarray],
+    *,
+    tolerance: float = 1e-4,
 ) -> float:
-    """Transpulmonary pressure at which the lung, opened as it was, rests at PEEP."""
+    """Transpulmonary P_L with P_L + P_pl = `airway_cmh2o`; `share_at(P_L)` `[n]` is open."""
 
     def excess(p: float) -> float:
-        return _airway_pressure(state, airway_ml, p, opened * state.kept_share(p)) - peep
+        return p + curves.pleural(_total(curves.gas(p, share_at(p))) + airway_ml) - airway_cmh2o
 
-    return float(brentq(excess, *ends, xtol=1e-4))
+    return float(brentq(excess, *_GAS_BOUNDS, xtol=tolerance))
+
+
+def _rest_pressure(curves: LocalCurves, airway_ml: float, peep: float, opened: np.ndarray) -> float:
+    """Transpulmonary pressure at which the lung, opened as it was, rests at PEEP."""
+    return share_pressure(curves, airway_ml, peep, lambda p: opened * curves.kept_share(p))
 
 
 def _inspiratory_pressure(
-    state: _State, airway_ml: float, setting: Ventilator, tolerance: float, ends
+    curves: LocalCurves, airway_ml: float, setting: Ventilator, tolerance: float
 ) -> float:
     """Transpulmonary pressure that delivers the tidal volume, or that of the pressure limit."""
     peep = setting.peep_cmh2o
 
-    def at_airway(pressure: float) -> float:
-        def excess(p: float) -> float:
-            return _airway_pressure(state, airway_ml, p, state.open_share(p)) - pressure
-
-        return float(brentq(excess, *ends, xtol=1e-3))
-
     def shortfall(p: float) -> float:
-        opened = state.open_share(p)
-        rest = _expiratory_pressure(state, airway_ml, peep, opened, ends)
-        expired = _total(state.gas(rest, opened * state.kept_share(rest)))
-        return _total(state.gas(p, opened)) - expired - setting.tidal_volume_ml
+        opened = curves.open_share(p)
+        rest = _rest_pressure(curves, airway_ml, peep, opened)
+        expired = _total(curves.gas(rest, opened * curves.kept_share(rest)))
+        return _total(curves.gas(p, opened)) - expired - setting.tidal_volume_ml
 
-    low, high = at_airway(peep + 0.5), at_airway(MAX_PLATEAU_CMH2O)
+    high = share_pressure(curves, airway_ml, MAX_PLATEAU_CMH2O, curves.open_share, tolerance=1e-3)
     if shortfall(high) < 0:
         return high
-    return float(brentq(shortfall, low, high, xtol=tolerance))
+    return float(brentq(shortfall, _GAS_BOUNDS[0], high, xtol=tolerance))

@@ -10,7 +10,8 @@ from .anatomy import BodyAtlas, LungAtlas
 from .chest import Chest, bend
 from .injury import STAGES, InjuryFields, draw_injury
 from .lattice import fill_from_nearest
-from .mechanics import TISSUE_G_ML, Breath, Elements, Ventilator, heart_weight, solve_breath
+from .mechanics import TISSUE_G_ML, Breath, Elements, Ventilator, solve_breath
+from .organs import organ_weight
 from .traits import Effusion, Traits, draw_effusion, draw_folds, draw_traits
 
 _LEAST_LUNG = 0.02  # share of lung below which a material voxel is no element
@@ -112,7 +113,7 @@ def lung_elements(pig: Pig, stage: str, *, prone: bool) -> Elements:
         rest_ml=lung,
         airway_ml=float((atlas.airway[on] * lung).sum()),
         height_mm=at[1] + bend(pig.chest, at[0]),
-        heart_cmh2o=heart_weight(pig.chest.scale, at, prone),
+        organs_cmh2o=organ_weight(pig.chest.scale, at, prone),
         injury=pig.fields.injury[stage][on],
         core=pig.fields.core[stage][on],
         opening_noise=pig.fields.opening[on],

@@ -1,8 +1,9 @@
 """The scalar traits of one pig, drawn before and apart from every random field.
 
 Because traits and fields have generators of their own, and fields live on a fixed 4 mm grid, a pig
-is the same animal at every scan resolution. Values: science notes fitted to the swine literature
-(lung mass 15 g/kg and TLC 63 ml/kg, PMC4679691; mechanics of HCl-injured pigs, J Nucl Med).
+is the same animal at every scan resolution. Means: lung mass 15 g/kg, FRC 18 and TLC 63 ml/kg
+(PMC4679691); the chest wall's 1.2 ml/cmH2O/kg is what C_rs 0.77 (control pigs, J Nucl Med) leaves
+it beside a lung of 20.5 cmH2O/l (Santini 2015). Spreads are choices.
 """
 
 from dataclasses import dataclass
@@ -68,12 +69,12 @@ def draw_traits(seed: int, index: int) -> Traits:
     kg = float(np.clip(rng.normal(33.0, 3.0), 27.0, 40.0))
     return Traits(
         weight_kg=kg,
-        healthy_lung_g=about(13.5 * kg, 0.06),
-        gas_capacity_ml_g=about(4.5, 0.05),
-        half_inflation_cmh2o=float(rng.normal(9.0, 0.7)),
-        sigmoid_width_cmh2o=about(7.5, 0.06),
-        chest_wall_ml_cmh2o=about(2.1 * kg, 0.12),
-        chest_wall_rest_ml=23.0 * kg,
+        healthy_lung_g=about(14.8 * kg, 0.06),
+        gas_capacity_ml_g=about(5.95, 0.05),
+        half_inflation_cmh2o=float(rng.normal(12.0, 0.7)),
+        sigmoid_width_cmh2o=about(6.0, 0.06),
+        chest_wall_ml_cmh2o=about(1.2 * kg, 0.12),
+        chest_wall_rest_ml=23.9 * kg,
         severity=float(np.clip(rng.normal(1.0, 0.18), 0.6, 1.35)),
         rest_lung_ml=about(40.0 * kg, 0.04),
         heart_ml=about(7.5 * kg, 0.08),
