@@ -1,8 +1,9 @@
 """How the virtual pigs stand against the literature on ventilated and HCl-injured swine.
 
-    PYTHONPATH=. python benchmarks/calibration.py --pigs=10
+    python benchmarks/calibration.py --pigs=10
 
 Prints the states and the anchors with their source and writes benchmarks/results/calibration.json.
+The parameters were fitted on pigs of the seeds 11 and 101; the default seed is another one.
 Compartments are those of noise-free scans at 4 mm. A model set beside published figures says
 nothing about real pigs. What is measured: `calibration_measures`; the literature:
 `calibration_anchors`.
@@ -14,7 +15,7 @@ import time
 
 import numpy as np
 from calibration_anchors import ANCHORS, Anchor
-from calibration_measures import SEED, SPACING_MM, Numbers, measure
+from calibration_measures import SPACING_MM, Numbers, measure
 from provenance import origin, write_result
 
 
@@ -64,10 +65,11 @@ def show_verdicts(verdicts: list[dict]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pigs", type=int, default=10)
-    pigs = parser.parse_args().pigs
-    about = origin(("numpy", "scipy")) | {"seed": SEED, "pigs": pigs, "spacing_mm": SPACING_MM}
+    parser.add_argument("--seed", type=int, default=7)
+    pigs, seed = (arguments := parser.parse_args()).pigs, arguments.seed
+    about = origin(("numpy", "scipy")) | {"seed": seed, "pigs": pigs, "spacing_mm": SPACING_MM}
     start = time.perf_counter()
-    measured = [measure(index) for index in range(pigs)]
+    measured = [measure(seed, index) for index in range(pigs)]
     states = {name: over_pigs([m[0][name] for m in measured]) for name in measured[0][0]}
     figures = over_pigs([m[1] for m in measured])
     volumes = np.concatenate([m[2] for m in measured])

@@ -5,11 +5,15 @@ states, as registered scans do (Xin 2021); volumes and compartments of states ar
 """
 
 import itertools
+import sys
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from scipy.optimize import curve_fit
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.virtual_pig.deformation import scan_pose
 from data_prep.virtual_pig.injury import STAGES
@@ -27,7 +31,7 @@ from data_prep.virtual_pig.render import render, scan_lattice
 from data_prep.virtual_pig.shape import cavity_bottom_mm
 from data_prep.virtual_pig.truth import COMPARTMENTS, lung_truth
 
-SEED, TIDAL_ML_KG, SPACING_MM = 101, 8.0, 4.0
+TIDAL_ML_KG, SPACING_MM = 8.0, 4.0
 INJURED = ("early", "stabilised")
 PEEP = (3, 5, 8, 13)
 SCANNED_PEEP = (3, 5, 8, 10, 13, 15)
@@ -227,10 +231,10 @@ def design_volumes(bench: Bench) -> list[float]:
 
 
 def measure(
-    index: int, spacing_mm: float = SPACING_MM
+    seed: int, index: int, spacing_mm: float = SPACING_MM
 ) -> tuple[dict[str, Numbers], Numbers, list[float]]:
-    """Rows by view, figures by name, and the design's lung volumes of pig `index`."""
-    bench = Bench(build_pig(SEED, index))
+    """Rows by view, figures by name, and the design's lung volumes of pig `index` of `seed`."""
+    bench = Bench(build_pig(seed, index))
     rows = {view.name: rendered(bench, view, spacing_mm) for view in views()}
     figures = healthy_mechanics(bench)
     for view in (False, True):

@@ -204,6 +204,7 @@ def _truth_row(
             "lung_weight_g": condition.elements.mass_g,
             "lung_weight_g_kg": condition.elements.mass_g / kg,
             "healthy_lung_weight_g": pig.traits.healthy_lung_g,
+            "effusion_ml": scan.effusion_ml,
             "tidal_volume_set_ml": planned.setting.tidal_volume_ml_kg * kg,
         }
         | breath_truth(condition.breath, planned.phase, kg)

@@ -114,10 +114,14 @@ def test_prone_reinflates_less_at_24_hours_than_at_2(benches):
 
 
 def test_prone_recruits_less_the_higher_the_peep(benches):
-    for bench in benches:
-        for stage in ("early", "stabilised"):
-            net = [prone_reinflates(bench, stage, peep)[1] for peep in (5, 13)]
-            assert net[0] > net[1] > 0.5
+    """11.4 to 8.9 % of mass from 5 to 10 cmH2O in five pigs (Xin 2020): a mean over animals."""
+    for stage in ("early", "stabilised"):
+        low, high = (
+            np.array([prone_reinflates(bench, stage, peep)[1] for bench in benches])
+            for peep in (5, 13)
+        )
+        assert low.mean() > high.mean()
+        assert min(low.min(), high.min()) > 0.5
 
 
 def test_peep_recruits_and_the_breath_little(benches):
