@@ -30,7 +30,7 @@ TISSUE_HU = (-20.0, 90.0)  # mean of a window that counts
 QUIETEST = 0.15  # share of windows taken as homogeneous
 HISTOGRAM_HU = np.arange(-1024.0, 512.0, 16.0)
 GRADIENT_HU_MM = np.linspace(0.0, 150.0, 101)
-FREQUENCY_PER_MM = np.linspace(0.0, 0.5, 26)  # 0.25 / mm is the limit of 2 mm voxels
+FREQUENCY_PER_MM = np.linspace(0.0, 0.48, 13)  # rings as wide as a window can tell apart
 SPACING_MM = 2.0
 
 
@@ -86,7 +86,7 @@ def body_mask(hu: np.ndarray) -> np.ndarray:
 
 
 def noise_of(ct: Volume) -> tuple[float, np.ndarray]:
-    """SD in HU of homogeneous soft tissue, and its radial in-plane power spectrum (sums to 1)."""
+    """SD in HU of homogeneous soft tissue, and its in-plane power density by ring (sums to 1)."""
     windows = soft_tissue_windows(ct)
     deviations = [w.std() for w in windows]
     quiet = np.argsort(deviations)[: max(int(QUIETEST * len(windows)), 8)]
@@ -101,7 +101,8 @@ def noise_of(ct: Volume) -> tuple[float, np.ndarray]:
     bins = len(FREQUENCY_PER_MM) - 1
     inside = which < bins
     total = np.bincount(which[inside], power.ravel()[inside], minlength=bins)
-    return float(np.mean([deviations[k] for k in quiet])), total / total.sum()
+    density = total / np.maximum(np.bincount(which[inside], minlength=bins), 1)
+    return float(np.mean([deviations[k] for k in quiet])), density / density.sum()
 
 
 def soft_tissue_windows(ct: Volume) -> list[np.ndarray]:
@@ -156,7 +157,11 @@ def draw(found: list[Statistics], path: Path) -> None:
         ("lung_histogram", centres(HISTOGRAM_HU), "HU in the lung (classical masks)"),
         ("body_histogram", centres(HISTOGRAM_HU), "HU in the body"),
         ("gradient_histogram", centres(GRADIENT_HU_MM), "gradient inside the lung, HU/mm"),
-        ("noise_spectrum", centres(FREQUENCY_PER_MM), "noise power by frequency, 1/mm"),
+        (
+            "noise_spectrum",
+            centres(FREQUENCY_PER_MM),
+            "in-plane noise power density by frequency, 1/mm",
+        ),
     )
     figure, axes = plt.subplots(2, 2, figsize=(12, 8), layout="constrained")
     for axis, (name, x, title) in zip(axes.ravel(), panels, strict=True):

@@ -31,7 +31,8 @@ NEARBY_MM = 8.0  # the lung whose density sets the edge's threshold: thicker tha
 NEARBY_VOXELS = 2.5  # and on coarse voxels deeper than their mixed rim
 AIRWAY_HU = -880.0  # free gas of trachea and bronchi after smoothing; lung holds tissue
 AIRWAY_ML = 60.0  # a human trachea and main bronchi; a larger dark region is lung (emphysema)
-PURE_GAS_HU = -940.0  # median of a stomach bubble; even emphysema keeps more tissue
+PURE_GAS_HU = -940.0  # median in a bubble of stomach or bowel; even emphysema keeps more tissue
+RIM_MM = 4.0  # depth of a bubble's smoothed, mixed edge
 PIECE_ML = 25.0  # smaller separate pieces are oesophageal and bowel gas
 CLOSING_MM = 12.0  # closes vessels, bronchi and small consolidations, bridges no mediastinum
 NECK_STEP_MM = 2.0  # erosion step in the search for the bridge between two touching lungs
@@ -112,8 +113,16 @@ def _pieces(smooth: np.ndarray, interior: np.ndarray, spacing: Spacing) -> np.nd
     labels, _ = _components(air)
     sizes_ml = np.bincount(labels.ravel()) * _voxel_ml(spacing)
     large = [n for n in range(1, len(sizes_ml)) if sizes_ml[n] > PIECE_ML]
-    lungs = [n for n in large if np.median(smooth[labels == n]) > PURE_GAS_HU]
+    lungs = [n for n in large if _core_hu(smooth, labels == n, spacing) > PURE_GAS_HU]
     return np.isin(labels, lungs)
+
+
+def _core_hu(smooth: np.ndarray, piece: np.ndarray, spacing: Spacing) -> float:
+    """Median of a piece away from its edge, whose mixed voxels would hide a bubble's pure gas."""
+    box = _box(piece, spacing)
+    depth = _depth(np.pad(piece[box], 1), spacing)[1:-1, 1:-1, 1:-1]
+    core = depth > min(RIM_MM, depth.max() / 2)
+    return float(np.median(smooth[box][core]))
 
 
 def _half_way(smooth: np.ndarray, air: np.ndarray, spacing: Spacing) -> np.ndarray:

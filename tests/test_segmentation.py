@@ -74,6 +74,18 @@ def test_trachea_and_stomach_bubble_are_no_lung() -> None:
     assert not found[(volume < -900) & (mask == 0)].any()
 
 
+def test_a_loop_of_bowel_with_gas_and_a_wide_soft_edge_is_no_lung() -> None:
+    volume, mask = chest(2.0)
+    z, y, x = (np.arange(1.0, n, 2) - n / 2 for n in (240, 240, 320))
+    radius = np.hypot(y[:, None] - 50, x[None])
+    loop = np.clip((18 - radius) / 16, 0, 1) * (z < -60)[:, None, None]  # 20 to 60 ml, mostly edge
+    gassy = (volume * (1 - loop) - 995 * loop).astype(np.int16)
+    found = segmentation.classical_lungs(gassy, 2.0)
+    assert np.median(gassy[(loop > 0.2)]) > segmentation.PURE_GAS_HU  # by that alone it would be
+    assert not found[(loop > 0) & (mask == 0)].any()
+    assert dice(found, mask) > 0.95
+
+
 def test_consolidation_inside_a_lung_is_closed_but_at_the_wall_it_is_lost() -> None:
     volume, mask = chest(3.0)
     z, y, x = np.indices(volume.shape)

@@ -12,7 +12,7 @@ from .mediastinum import vessel_distance
 from .shape import Pose, diaphragm_z
 
 LIVER_HU, SPLEEN_HU, BILE_HU, BOWEL_HU = 60.0, 48.0, 8.0, 30.0
-_FAT_HU, _GAS_HU, _MUSCLE_HU, _BLOOD_HU = -95.0, -900.0, 52.0, 42.0
+_FAT_HU, _GAS_HU, _MUSCLE_HU, _BLOOD_HU = -95.0, -990.0, 52.0, 42.0
 _DIAPHRAGM_MM, _ABOVE_MM = 4.0, 4.0
 
 
