@@ -53,7 +53,7 @@ def get_config() -> ConfigDict:
     config.optimizer.learning_rate = 2e-3
     config.optimizer.ramp_updates = 50
     config.train.batch = 8
-    config.train.steps = 120
+    config.train.steps = 180
     config.train.log_every = 10
     config.train.validate_every = 60
     config.train.checkpoint_every = 60
