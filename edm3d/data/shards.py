@@ -8,9 +8,12 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
+import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,6 +60,16 @@ class Group:
     scans: tuple[Scan, ...]
     shard_of_split: dict[str, str]
 
+    @property
+    def name(self) -> str:
+        first = self.scans[0]
+        return f"{first.subject}__{first.stage}__{first.position}"
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs the shards take."""
+        return sum(1 for pair in itertools.permutations(self.scans, 2) if split_of_pair(pair))
+
 
 @dataclass(frozen=True)
 class ShardSummary:
@@ -74,6 +87,16 @@ class ShardSummary:
     voxels: int
     least_coverage: float
     largest_volume_zyx: tuple[int, int, int]
+
+    @staticmethod
+    def from_plain(fields: dict[str, Any]) -> "ShardSummary":
+        """A summary from its JSON values."""
+        z, y, x = fields["largest_volume_zyx"]
+        return ShardSummary(**{**fields, "largest_volume_zyx": (z, y, x)})
+
+
+class DiskFault(InputError):
+    """The disk is full or refuses a file: no group can be finished, so there is no going on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,11 +132,13 @@ def _labels_on(scan: Scan, grid: Grid, antialias: bool) -> np.ndarray | None:
 
 def _to_grid(scan: Scan, ct: Volume, grid: Grid, settings: RecordSettings) -> OnGrid:
     hu = np.rint(resample(ct, grid, antialias=settings.antialias)).astype(np.int16)
+    covered = coverage(ct.grid, grid)
+    del ct  # the largest array: gone before a mask as large is read
     pa, lat = line_integrals(
         hu, spacing_mm=settings.spacing_mm, mu_water_per_mm=settings.mu_water_per_mm
     )
     labels = _labels_on(scan, grid, settings.antialias)
-    return OnGrid(hu, pa, lat, labels, coverage(ct.grid, grid))
+    return OnGrid(hu, pa, lat, labels, covered)
 
 
 def read_on_grid(scan: Scan, grid: Grid, settings: RecordSettings) -> OnGrid:
@@ -185,12 +210,13 @@ def block_of(case: Case, start: Corner, block: int) -> Case:
 
 
 @contextlib.contextmanager
-def _disk_faults(path: Path) -> Iterator[None]:
+def disk_faults(path: Path) -> Iterator[None]:
+    """Turns the operating system's word on a file being written into `DiskFault`."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # ArrayRecord tells of a full disk by RuntimeError
         fault = str(error).splitlines()[0]
-        raise InputError(
+        raise DiskFault(
             f"{path} cannot be written ({fault}); free space or change --out"
         ) from error
 
@@ -217,7 +243,7 @@ class _Shard:
             corners = block_corners(case.volume_shape_zyx, self.settings.block)
             blocks = [block_of(case, start, self.settings.block) for start in corners]
         for block in blocks:
-            with _disk_faults(self.path):
+            with disk_faults(self.path):
                 self.writer.write(encode_case(block))
             self.records += 1
             if self.split == "train":
@@ -233,8 +259,9 @@ class _Shard:
         self.voxels += flat.size
 
     def close(self) -> ShardSummary:
-        with _disk_faults(self.path):
+        with disk_faults(self.path):
             self.writer.close()
+            _sync(self.path)
         z, y, x = self.largest_volume.tolist()
         return ShardSummary(
             name=self.path.name,
@@ -252,21 +279,66 @@ class _Shard:
         )
 
 
+def _sync(path: Path) -> None:
+    """Returns when the file's bytes are on the disk, so that no loss of power tears it."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
 def sha256_of(path: Path) -> str:
     """The hexadecimal SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class _Shelf:
+    """Scans on one grid, kept on disk: a group's size does not show in its worker's memory."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def put(self, scan: Scan, on_grid: OnGrid) -> None:
+        fields = {f.name: getattr(on_grid, f.name) for f in dataclasses.fields(on_grid)}
+        path = self.folder / f"{scan.scan}.npz"
+        with disk_faults(path):
+            np.savez(path, **{name: v for name, v in fields.items() if v is not None})
+
+    def get(self, scan: Scan) -> OnGrid:
+        with np.load(self.folder / f"{scan.scan}.npz") as stored:
+            found = {name: stored[name] for name in stored.files}
+        missing = {f.name: None for f in dataclasses.fields(OnGrid) if f.name not in found}
+        return OnGrid(**missing, **{k: v if v.ndim else v.item() for k, v in found.items()})
+
+
 def write_group(group: Group, settings: RecordSettings, folder: Path) -> list[ShardSummary]:
-    """Writes the group's shards; every scan is read and resampled once for each distinct grid."""
-    shards = {s: _Shard(folder, n, s, settings) for s, n in group.shard_of_split.items()}
+    """Writes `folder/SPLIT.array_record`; every scan is read once for each distinct grid."""
+    shards = {
+        split: _Shard(folder, f"{split}.array_record", split, settings)
+        for split in group.shard_of_split
+    }
     for grid, priors in _priors_by_grid(group.scans, settings.spacing_mm):
-        pairs = [(p, t) for p, t in itertools.product(priors, group.scans) if p is not t]
-        pairs = [(pair, split) for pair in pairs if (split := split_of_pair(pair))]
-        wanted = {scan for pair, _ in pairs for scan in pair}
-        on_grid = {s: read_on_grid(s, grid, settings) for s in group.scans if s in wanted}
-        for pair, split in pairs:
-            prior, target = (on_grid[scan] for scan in pair)
-            shards[split].add(whole_case(pair, prior, target, grid), target.covered)
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            _add_pairs(group.scans, grid, priors, settings, shards, _Shelf(Path(name)))
     return [shard.close() for shard in shards.values()]
+
+
+def _add_pairs(
+    scans: Sequence[Scan],
+    grid: Grid,
+    priors: Sequence[Scan],
+    settings: RecordSettings,
+    shards: dict[str, _Shard],
+    shelf: _Shelf,
+) -> None:
+    """Adds all pairs of `priors`, which live on `grid`, to the shards of their splits."""
+    pairs = [(p, t) for p, t in itertools.product(priors, scans) if p is not t]
+    pairs = [(pair, split) for pair in pairs if (split := split_of_pair(pair))]
+    wanted = {scan for pair, _ in pairs for scan in pair}
+    for scan in scans:
+        if scan in wanted:
+            shelf.put(scan, read_on_grid(scan, grid, settings))
+    for prior_scan, group in itertools.groupby(pairs, lambda item: item[0][0]):
+        prior = shelf.get(prior_scan)
+        for pair, split in group:
+            target = shelf.get(pair[1])
+            shards[split].add(whole_case(pair, prior, target, grid), target.covered)

@@ -199,10 +199,11 @@ def test_existing_records_are_kept_or_replaced_whole(tmp_path):
         write_records(scans[1:], tmp_path, settings(), seed=1, overwrite=True)
 
 
-def test_a_fault_found_while_reading_leaves_nothing_behind(tmp_path):
+def test_faults_found_while_reading_leave_nothing_behind_where_nothing_is_finished(tmp_path):
     scans = read_manifest(write_cohort(tmp_path, {"p": "train", "q": "train"}))
     grid = axial_grid((20, 26, 30))
-    write_nifti(scans[4].ct, np.full(grid.shape_zyx, np.nan, np.float32), grid)
+    for scan in (scans[1], scans[4]):
+        write_nifti(scan.ct, np.full(grid.shape_zyx, np.nan, np.float32), grid)
     for workers in (1, 2):
         with pytest.raises(InputError, match="NaN"):
             write_records(scans, tmp_path / "out", settings(), seed=0, workers=workers)
