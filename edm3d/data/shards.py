@@ -125,8 +125,9 @@ def _labels_on(scan: Scan, grid: Grid, antialias: bool) -> np.ndarray | None:
         )
     labels = np.zeros(grid.shape_zyx, np.uint8)
     for label in (1, 2):
-        share = Volume((mask.values == label).astype(np.float32), mask.grid)
-        labels[resample(share, grid, fill=0.0, antialias=antialias) >= 0.5] = label
+        inside = Volume((mask.values == label).view(np.uint8), mask.grid)
+        share = resample(inside, grid, fill=0.0, antialias=antialias, dtype=np.float32)
+        labels[share >= 0.5] = label
     return labels
 
 

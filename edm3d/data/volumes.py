@@ -21,6 +21,7 @@ AIR_HU = -1024.0
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SPACING_LIMITS_MM = (0.05, 50.0)
 _MAX_SHEAR_COSINE = 0.01  # about half a degree: rounding of headers stays far below it
+_SLAB = 32  # slices that are read and scaled at once
 _READ_FAULTS = (OSError, EOFError, ValueError, TypeError, OverflowError, MemoryError, zlib.error)
 
 
@@ -98,13 +99,13 @@ def coverage(source: Grid, target: Grid) -> float:
     return 1.0 - float(np.broadcast_to(outside, target.shape_zyx).mean())
 
 
-def _smoothed(values: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
+def _smoothed(values: np.ndarray, source: Grid, target: Grid, dtype) -> np.ndarray:
     """Values blurred so that their resolution is that of the coarser target voxel (FWHM rule)."""
     from scipy import ndimage
 
     ratio = min(target.spacing_zyx_mm) / np.array(source.spacing_zyx_mm)
     sigma = np.sqrt(np.maximum(ratio**2 - 1.0, 0.0)) / 2.3548
-    return ndimage.gaussian_filter(values, sigma, mode="nearest", truncate=3.0)
+    return ndimage.gaussian_filter(values, sigma, output=dtype, mode="nearest", truncate=3.0)
 
 
 def resample(
@@ -114,8 +115,9 @@ def resample(
     order: int = 1,
     fill: float = AIR_HU,
     antialias: bool = False,
+    dtype: type | None = None,
 ) -> np.ndarray:
-    """The volume's values on `grid` in scanner coordinates, `[z, y, x]`, the dtype kept.
+    """The volume's values on `grid` in scanner coordinates, `[z, y, x]`, in their own dtype or one.
 
     Linear by default; labels go through it one at a time, as shares of 0..1. Half a voxel beyond
     the outermost centres still belongs to the volume and takes the edge's value; farther out is
@@ -123,17 +125,18 @@ def resample(
     """
     from scipy import ndimage
 
+    dtype = dtype or volume.values.dtype.type
     if same_grid(volume.grid, grid):
-        return volume.values.copy()
+        return volume.values.astype(dtype)
     matrix, offset = _index_map(volume.grid, grid)
-    values = _smoothed(volume.values, volume.grid, grid) if antialias else volume.values
+    values = _smoothed(volume.values, volume.grid, grid, dtype) if antialias else volume.values
     diagonal = np.count_nonzero(matrix - np.diag(np.diag(matrix))) == 0
     result = ndimage.affine_transform(
         values,
         np.diag(matrix) if diagonal else matrix,
         offset,  # pyright: ignore[reportArgumentType]  (an array is documented)
         output_shape=grid.shape_zyx,
-        output=volume.values.dtype,
+        output=dtype,
         order=order,
         mode="nearest",
         prefilter=order > 1,
@@ -175,7 +178,7 @@ def _load_nifti(path: Path):
     _refuse_other_formats(path)
     try:
         with _silenced(imageglobals.logger):  # what it logs, it raises too
-            image = nibabel.load(path)
+            image = nibabel.load(path, keep_file_open=True)  # a .gz is read on, not anew
     except (ImageFileError, HeaderDataError, *_READ_FAULTS) as error:
         fault = " ".join(str(error).split())  # nibabel tells some faults in several lines
         raise InputError(
@@ -235,19 +238,30 @@ def _grid_and_turn(image, path: Path) -> tuple[Grid, np.ndarray]:
     return Grid((z, y, x), affine @ orientations.inv_ornt_aff(turn, shape)), turn
 
 
-def _read(path: Path, dtype) -> Volume:
-    """The file's scaled values as `dtype`, axes re-ordered and flipped to the closest LPS ones."""
-    from nibabel import orientations
+def _as_stored(values: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """A view of `[z, y, x]` LPS values in the file's order of axes: writing to it fills them."""
+    axes, flips = turn[:, 0].astype(int), turn[:, 1]
+    view = values.transpose(2, 1, 0).transpose(axes)
+    return view[tuple(slice(None, None, -1 if flip < 0 else 1) for flip in flips)]
 
+
+def _read(path: Path, dtype) -> Volume:
+    """The file's scaled values as `dtype`, axes re-ordered and flipped to the closest LPS ones.
+
+    It is read slab by slab: beside the values themselves only a part of the file is in memory.
+    """
     image = _load_nifti(path)
     grid, turn = _grid_and_turn(image, path)
     try:
-        values = image.get_fdata(dtype=np.float32, caching="unchanged")
+        values = np.empty(grid.shape_zyx, dtype)
+        stored = _as_stored(values, turn)
+        for start in range(0, stored.shape[2], _SLAB):
+            slab = np.asarray(image.dataobj[:, :, start : start + _SLAB], dtype)
+            stored[:, :, start : start + _SLAB] = slab.reshape(*slab.shape[:3])
     except _READ_FAULTS as error:
         fault = " ".join(str(error).split())
         raise InputError(f"{path} breaks off ({fault}); copy the file again") from error
-    values = orientations.apply_orientation(values.reshape(image.shape[:3]), turn)
-    return Volume(np.ascontiguousarray(values.transpose(2, 1, 0), dtype), grid)
+    return Volume(values, grid)
 
 
 def read_grid(path: str | os.PathLike) -> Grid:
@@ -269,11 +283,13 @@ def read_ct(path: str | os.PathLike) -> Volume:
 def read_mask(path: str | os.PathLike) -> Volume:
     """A label volume as uint8 from NIfTI."""
     volume = _read(Path(path), np.float32)
-    labels = np.unique(volume.values)
-    if not np.all(np.isin(labels, np.arange(256))):
-        shown = ", ".join(f"{v:g}" for v in labels[~np.isin(labels, np.arange(256))][:3])
+    with np.errstate(invalid="ignore"):
+        labels = volume.values.astype(np.uint8)
+    wrong = labels != volume.values
+    if wrong.any():
+        shown = ", ".join(f"{v:g}" for v in np.unique(volume.values[wrong])[:3])
         raise InputError(f"mask {path} holds {shown}; labels are whole numbers from 0 to 255")
-    return Volume(volume.values.astype(np.uint8), volume.grid)
+    return Volume(labels, volume.grid)
 
 
 def check_hu(volume: Volume, name: str) -> None:
