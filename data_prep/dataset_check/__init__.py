@@ -1,0 +1,5 @@
+"""What `check_dataset.py` looks at.
+
+`coarse` (a scan on voxels that thresholds can work on), `measure` (what one scan shows), `judge`
+(faults of one scan), `sessions` (faults between scans, pairs and splits), `page` (thumbnails).
+"""
