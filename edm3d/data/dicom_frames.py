@@ -155,7 +155,8 @@ def _frame(header: Header, index: int, field: Field, phase: tuple) -> Frame:
     if off > _COSINE_TOLERANCE:
         fault = f"has an orientation whose cosines are off by {off:.3g}"
         raise _refuse(header, fault, "repair its header")
-    down, across = _vector(header, "pixel spacing", field("pixel_measures", "pixel_spacing"), 2)
+    measures = field("pixel_measures", "pixel_spacing")
+    down, across = _vector(header, "pixel spacing", measures, 2).tolist()
     if min(down, across) <= 0:
         raise _refuse(header, f"has pixel spacing {down:g} x {across:g} mm", "repair its header")
     slope, intercept = _rescale(header, field)
