@@ -79,11 +79,11 @@ def group_series(headers: Iterable[Header]) -> list[Series]:
     groups: dict[str, list[Header]] = defaultdict(list)
     for header in headers:
         if header.values.get("rows"):
-            groups[(header.values.get("series_digest") or "0" * 8)[:8]].append(header)
+            groups[header.values.get("series_digest") or "0" * 8].append(header)
     found = []
-    for key, members in groups.items():
+    for digest, members in groups.items():
         number = members[0].values.get("series_number")
-        found.append(Series(key, int(number[0]) if number else None, tuple(members)))
+        found.append(Series(digest[:8], int(number[0]) if number else None, tuple(members)))
     return sorted(found, key=lambda s: (s.number is None, s.number or 0, s.key))
 
 

@@ -91,8 +91,9 @@ def _check_repeats(frames: Sequence[Frame], places_mm: np.ndarray, name: str) ->
         )
     twice = np.flatnonzero(same)
     first, second = frames[twice[0]].name, frames[twice[0] + 1].name
+    where = _shown(sorted(set(places_mm[twice].tolist())))
     raise InputError(
-        f"{name} has duplicate slices at {_shown(places_mm[twice].tolist())} mm along its normal "
+        f"{name} has duplicate slices at {where} mm along its normal "
         f"({first} and {second}); remove one of each"
     )
 
