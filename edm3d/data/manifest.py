@@ -28,18 +28,22 @@ REQUIRED = (
     "tidal_volume_ml_kg",
     "ct",
 )
-OPTIONAL = ("weight_kg", "lung_mask", "split", "xray_pa", "xray_lat")
+OPTIONAL = ("series", "weight_kg", "lung_mask", "split", "xray_pa", "xray_lat")
 STAGES = ("early", "stabilised")
 POSITIONS = ("supine", "prone")
 PHASES = ("inspiration", "expiration")
 
-_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+_SERIES = re.compile(r"\d{1,9}|[0-9a-f]{8}")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One row of the manifest; `row` is its line in a spreadsheet (the header is line 1)."""
+    """One row of the manifest; `row` is its line in a spreadsheet (the header is line 1).
+
+    `ct` is a file or a folder of DICOM, of which `series` picks one series (number or key).
+    """
 
     row: int
     subject: str
@@ -53,6 +57,7 @@ class Scan:
     split: str | None = None
     xray_pa: Path | None = None
     xray_lat: Path | None = None
+    series: str | None = None
 
 
 Pair = tuple[Scan, Scan]  # prior, target
@@ -65,7 +70,8 @@ class _Faults:
         self.name = name
         self.lines: list[str] = []
 
-    def add(self, row: int, column: str, value: object, mend: str) -> None:
+    def add(self, row: int, column: str, value: str, mend: str) -> None:
+        value = value if len(value) <= 80 else value[:80] + "..."
         self.lines.append(f"{self.name} row {row}, column {column} is {value!r}; {mend}")
 
     def raise_any(self) -> None:
@@ -119,7 +125,8 @@ class _Row:
         if not _ID.fullmatch(value) or "__" in value:
             self.fault(
                 column,
-                "use 1 to 64 of A-Z a-z 0-9 . _ - without a leading dot or a double underscore",
+                "use 1 to 64 of A-Z a-z 0-9 . _ - without a leading dot or dash or a double "
+                "underscore",
             )
         return value
 
@@ -127,6 +134,12 @@ class _Row:
         value = self.cells[column]
         if value not in choices:
             self.fault(column, f"use {' or '.join(choices)}")
+        return value
+
+    def series(self, column: str) -> str:
+        value = self.cells[column]
+        if not _SERIES.fullmatch(value):
+            self.fault(column, "give the number of a DICOM series, or its key of 8 hex digits")
         return value
 
     def number(self, column: str, unit: str, *, zero_is_right: bool = False) -> float:
@@ -143,10 +156,11 @@ class _Row:
         try:
             path = (folder / self.cells[column]).resolve()
             found = path.is_file() or path.is_dir()
-        except (ValueError, OSError):
+        except (ValueError, OSError, RuntimeError):  # a NUL, too long a name, a loop of links
             path, found = folder, False
         if not self.cells[column]:
-            self.fault(column, "give the path of a file")
+            what = "a file, or of a folder of DICOM" if column == "ct" else "a file"
+            self.fault(column, f"give the path of {what}")
         elif not allow_outside and not path.is_relative_to(folder):
             self.fault(column, f"it leaves the manifest's folder {folder}; pass --allow_outside")
         elif not found:
@@ -173,6 +187,7 @@ def _parse_row(row: _Row, folder: Path, allow_outside: bool) -> Scan:
             phase=row.choice("phase", PHASES),
         ),
         ct=file("ct"),
+        series=row.optional("series", row.series),
         weight_kg=row.optional("weight_kg", lambda column: row.number(column, "kg")),
         lung_mask=row.optional("lung_mask", file),
         split=row.optional("split", lambda column: row.choice(column, SPLITS)),
@@ -183,16 +198,25 @@ def _parse_row(row: _Row, folder: Path, allow_outside: bool) -> Scan:
 
 def _check_repeats(scans: Sequence[Scan], faults: _Faults) -> None:
     names: dict[tuple[str, str], int] = {}
-    files: dict[Path, int] = {}
+    files: dict[Path, list[Scan]] = {}
     for scan in scans:
         row = names.setdefault((scan.subject, scan.scan), scan.row)
         if row != scan.row:
             mend = f"row {row} of subject {scan.subject!r} has that name already; rename one"
             faults.add(scan.row, "scan", scan.scan, mend)
-        row = files.setdefault(scan.ct, scan.row)
-        if row != scan.row and scan.ct.is_file():
-            mend = f"row {row} uses the same file; give each scan its own"
+        before = files.setdefault(scan.ct, [])
+        for other in (o for o in before if scan.ct.exists() and not _differ(o, scan)):
+            mend = f"row {other.row} uses the same file (or series of it); give each scan its own"
             faults.add(scan.row, "ct", scan.ct.name, mend)
+            break
+        before.append(scan)
+
+
+def _differ(first: Scan, second: Scan) -> bool:
+    """Whether two rows of one folder ask for two series, both by number or both by key."""
+    one, other = first.series or "", second.series or ""
+    both = bool(one and other) and (len(one) == 8) == (len(other) == 8)
+    return both and one != other
 
 
 def _check_splits(scans: Sequence[Scan], faults: _Faults, one_subject: bool) -> None:
@@ -209,7 +233,7 @@ def _check_splits(scans: Sequence[Scan], faults: _Faults, one_subject: bool) -> 
             mend = (
                 f"subject {scan.subject!r} is in {begin.split!r} (row {begin.row}); use one split"
             )
-            faults.add(scan.row, "split", scan.split, mend)
+            faults.add(scan.row, "split", scan.split or "", mend)
 
 
 def read_manifest(

@@ -98,9 +98,10 @@ def check_scans(scans: Sequence[Scan], ranges: ScalarRanges) -> None:
     faults = []
     for scan in scans:
         faults += _scan_faults(scan, ranges)
-        for path in filter(None, (scan.ct, scan.lung_mask)):
+        for path, series in ((scan.ct, scan.series), (scan.lung_mask, None)):
             try:
-                read_grid(path)
+                if path:
+                    read_grid(path, series=series)
             except InputError as error:
                 faults.append(f"row {scan.row}: {error}")
     if faults:
@@ -362,7 +363,7 @@ class ManifestCases(Sequence[Case]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         prior, target = self.pairs[index]
-        grid = working_grid(read_grid(prior.ct), self.settings.spacing_mm)
+        grid = working_grid(read_grid(prior.ct, series=prior.series), self.settings.spacing_mm)
         place = grid.shape_zyx, grid.affine_lps.tobytes()
         first, second = (self._kept(scan, *place) for scan in (prior, target))
         return whole_case((prior, target), first, second, grid)

@@ -144,14 +144,14 @@ def _to_grid(scan: Scan, ct: Volume, grid: Grid, settings: RecordSettings) -> On
 
 def read_on_grid(scan: Scan, grid: Grid, settings: RecordSettings) -> OnGrid:
     """The scan as it lies on a working grid."""
-    return _to_grid(scan, read_ct(scan.ct), grid, settings)
+    return _to_grid(scan, read_ct(scan.ct, series=scan.series), grid, settings)
 
 
 def _priors_by_grid(scans: Sequence[Scan], spacing_mm: float) -> list[tuple[Grid, list[Scan]]]:
     """The distinct working grids of the scans, each with the scans that live on it."""
     found: list[tuple[Grid, list[Scan]]] = []
     for scan in scans:
-        grid = working_grid(read_grid(scan.ct), spacing_mm)
+        grid = working_grid(read_grid(scan.ct, series=scan.series), spacing_mm)
         for known, members in found:
             if same_grid(known, grid):
                 members.append(scan)
