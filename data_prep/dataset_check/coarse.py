@@ -82,7 +82,7 @@ def couch_side(hu: np.ndarray, body: np.ndarray, spacing: Spacing) -> float:
 
 
 def spine_side(hu: np.ndarray, body: np.ndarray) -> float:
-    """How far posterior the bone of the midline lies, in half depths of the trunk; below 0 in front.
+    """How far posterior the midline's bone lies, in half depths of the trunk; below 0 in front.
 
     NaN where there is too little bone to say.
     """

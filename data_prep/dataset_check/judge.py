@@ -20,12 +20,13 @@ MASKED_SHARE = 0.1  # of voxels with exactly one value that is neither air nor p
 PADDING_SHARE = 0.6  # a round field of view in its square leaves 0.21
 LUNG_HU = (-930.0, -200.0)
 LUNG_ML = (300.0, 9000.0)
-SMALLER_LUNG = 0.15  # of the larger: less is one lung, or one that was not found
+SMALLER_SIDE = 0.1  # of both: less is one lung, or one that was not found
 SIDE_CM2, SIDE_FATAL_CM2 = 1.0, 5.0
-END_CM2, END_FATAL_CM2 = 5.0, 20.0  # tips of the lower lobes often leave the scan
+END_CM2, END_FATAL_CM2 = 7.0, 20.0  # tips of the lower lobes often leave the scan
 SPACING_MM = 6.5
 OBLIQUE_DEG = 20.0
 EXTENT_MM = (100.0, 700.0)
+_SCALE = "check rescale slope and intercept"
 COUCH_SURE, SPINE_SURE = 0.6, 0.1
 MASK_DICE = 0.6  # far below what the classical mask misses of injured lung
 
@@ -75,34 +76,32 @@ def _grid(m: Measurement, scan: Scan) -> Found:
         yield (
             WARNING,
             "oblique",
-            f"an axis is turned by {m.oblique_deg:.0f} degrees from the patient's; check the affine",
+            f"an axis is turned by {m.oblique_deg:.0f} degrees from the patient's; check affine",
         )
     if m.spine_side < -SPINE_SURE:
         yield (
             FATAL,
             "orientation",
-            f"the spine lies in front (bone {-m.spine_side:.2f} half depths anterior); anterior and "
-            "posterior are swapped: correct the affine, for prone scans the patient position",
+            f"the spine lies in front (bone {-m.spine_side:.2f} half depths anterior): front and "
+            "back are swapped: correct the affine, for prone scans the patient position",
         )
 
 
 def _values(m: Measurement, scan: Scan) -> Found:
     if m.air_hu is not None and _outside(m.air_hu, AIR_HU):
         level = FATAL if _outside(m.air_hu, AIR_FAR_HU) else WARNING
-        yield level, "air", f"air around the body is {m.air_hu:.0f} HU, not near -1000; check slope \
-and intercept"
+        yield level, "air", f"air around the body is {m.air_hu:.0f} HU, not near -1000; {_SCALE}"
     if m.tissue_hu is None:
-        yield FATAL, "tissue", "no soft tissue between -50 and 250 HU; check slope and intercept"
+        yield FATAL, "tissue", f"no soft tissue between -50 and 250 HU; {_SCALE}"
     elif _outside(m.tissue_hu, TISSUE_HU):
         level = FATAL if _outside(m.tissue_hu, TISSUE_FAR_HU) else WARNING
-        yield level, "tissue", f"soft tissue is {m.tissue_hu:.0f} HU, not 0..80; check slope and \
-intercept"
+        yield level, "tissue", f"soft tissue is {m.tissue_hu:.0f} HU, not 0..80; {_SCALE}"
     if m.common_share > MASKED_SHARE and _outside(m.common_hu, (-1024, -900)):
         yield (
             FATAL,
             "masked",
-            f"{m.common_share:.0%} of voxels are exactly {m.common_hu:.0f} HU; if the background was "
-            "masked, fill it with -1000, or X-rays see it as matter",
+            f"{m.common_share:.0%} of voxels are exactly {m.common_hu:.0f} HU; if the background "
+            "was masked, fill it with -1000, or X-rays see it as matter",
         )
     if m.padding_share > PADDING_SHARE:
         yield WARNING, "padding", f"{m.padding_share:.0%} of the image is padding (-1024 HU)"
@@ -116,14 +115,13 @@ def _lungs(m: Measurement, scan: Scan) -> Found:
         yield WARNING, "lung density", f"mean lung is {m.lung_hu:.0f} HU, outside -930..-200"
     if _outside(m.lung_ml, LUNG_ML):
         low, high = LUNG_ML
-        yield WARNING, "lung volume", f"lungs hold {m.lung_ml:.0f} ml, outside {low:.0f}..{high:.0f}"
-    small, large = sorted((m.right_ml, m.left_ml))
-    if small < SMALLER_LUNG * large:
+        yield WARNING, "lung volume", f"lungs are {m.lung_ml:.0f} ml, not {low:.0f}..{high:.0f}"
+    if m.smaller_side is not None and m.smaller_side < SMALLER_SIDE:
         yield (
             FATAL,
             "one lung",
-            f"right lung {m.right_ml:.0f} ml, left {m.left_ml:.0f} ml; the field of view must "
-            "cover both",
+            f"{m.smaller_side:.0%} of the lung lies on one side of the midline; both lungs are "
+            "needed, with the whole chest around them",
         )
 
 
@@ -148,6 +146,12 @@ def position_seen(m: Measurement) -> tuple[str, float]:
 
 
 def _position(m: Measurement, scan: Scan) -> Found:
+    if m.header_position not in (scan.position, ""):
+        yield (
+            FATAL,
+            "position",
+            f"the header says {m.header_position}, the manifest {scan.position}; correct one",
+        )
     seen, sure = position_seen(m)
     if seen not in (scan.position, "unknown"):
         yield (

@@ -11,7 +11,6 @@ import numpy as np
 from scipy import ndimage
 
 from data_prep.dataset_check.coarse import (
-    AIR_LIMIT_HU,
     Spacing,
     around,
     coarse_volume,
@@ -20,6 +19,7 @@ from data_prep.dataset_check.coarse import (
     spine_side,
     trunk,
 )
+from edm3d.data import dicom
 from edm3d.data.manifest import Scan
 from edm3d.data.projection import line_integrals
 from edm3d.data.volumes import AIR_HU, Grid, Volume, read_ct, read_mask, same_grid
@@ -48,12 +48,14 @@ class Measurement:
     tissue_hu: float | None  # mode between -50 and 250 HU in the trunk
     right_ml: float
     left_ml: float
+    smaller_side: float | None  # share of the lung on the emptier side of the trunk's midline
     gas_ml: float
     tissue_g: float
     lung_hu: float | None
     bottom_cm2: float  # lung in the lowest and the highest slice
     top_cm2: float
     side_cm2: dict[str, float]  # lung that a side of the image cuts
+    header_position: str  # 'supine' or 'prone' as DICOM tells; empty where nothing does
     couch_side: float  # 1 posterior (supine) to -1 anterior (prone); 0 none seen
     spine_side: float  # above 0 posterior, as it must be; NaN unknown
     mask_dice: float | None  # given mask against the classical one
@@ -66,7 +68,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Seen:
-    """A scan that was opened: its grid, its numbers, its pictures as one JPEG; or why it was not."""
+    """A scan that was opened: grid, numbers, and pictures as one JPEG; or why it was not."""
 
     scan: Scan
     grid: Grid | None = None
@@ -78,18 +80,24 @@ class Seen:
 def see(scan: Scan) -> Seen:
     """Opens one scan and measures it; a fault of its files becomes words."""
     try:
-        volume = read_ct(scan.ct)
+        volume = read_ct(scan.ct, series=scan.series)
         hu, spacing = coarse_volume(volume)
         labels = classical_lungs(hu, spacing)
         dice = _mask_dice(scan, volume.grid, labels, spacing)
-        measured = _measured(volume, hu, spacing, labels, dice)
+        position = _header_position(scan)
+        measured = _measured(volume, hu, spacing, labels, dice, position)
         return Seen(scan, volume.grid, measured, _picture(hu, spacing, labels))
     except InputError as error:
         return Seen(scan, fault=str(error))
 
 
 def _measured(
-    volume: Volume, hu: np.ndarray, spacing: Spacing, labels: np.ndarray, dice: float | None
+    volume: Volume,
+    hu: np.ndarray,
+    spacing: Spacing,
+    labels: np.ndarray,
+    dice: float | None,
+    position: str,
 ) -> Measurement:
     body, lungs = trunk(hu, spacing), hu[labels > 0]
     voxel_ml, slice_cm2 = np.prod(spacing) / 1000, spacing[1] * spacing[2] / 100
@@ -105,17 +113,38 @@ def _measured(
         tissue_hu=_tissue_hu(hu[body]),
         right_ml=float(np.count_nonzero(labels == RIGHT) * voxel_ml),
         left_ml=float(np.count_nonzero(labels == LEFT) * voxel_ml),
+        smaller_side=_smaller_side(labels > 0, body),
         gas_ml=float(np.clip(-lungs / 1000, 0, 1).sum() * voxel_ml),
         tissue_g=float(np.clip(1 + lungs / 1000, 0, None).sum() * voxel_ml),
         lung_hu=float(lungs.mean()) if lungs.size else None,
         bottom_cm2=float(np.count_nonzero(labels[0]) * slice_cm2),
         top_cm2=float(np.count_nonzero(labels[-1]) * slice_cm2),
         side_cm2=cut_lung_cm2(hu, spacing),
+        header_position=position,
         couch_side=couch_side(hu, body, spacing),
         spine_side=spine_side(hu, body),
         mask_dice=dice,
         values_sha256=hashlib.sha256(volume.values.data).hexdigest(),
     )
+
+
+def _smaller_side(lungs: np.ndarray, body: np.ndarray) -> float | None:
+    """0.5 for lungs alike, 0 for one lung; None without any."""
+    columns, lung_columns = (mask.sum(axis=(0, 1)) for mask in (body, lungs))
+    if not lungs.any() or not body.any():
+        return None
+    middle = np.nonzero(columns)[0].mean()
+    right = lung_columns[np.arange(len(lung_columns)) < middle].sum() / lung_columns.sum()
+    return float(min(right, 1 - right))
+
+
+def _header_position(scan: Scan) -> str:
+    """The patient position (0018,5100) as the manifest words it; NIfTI and others have none."""
+    if not (scan.ct.is_dir() or dicom.is_dicom_file(scan.ct)):
+        return ""
+    values = dicom.pick_series(scan.ct, scan.series).headers[0].values
+    posture = "".join(values.get("patient_position") or [])  # HFS, FFP, ...
+    return {"S": "supine", "P": "prone"}.get(posture[-1:], "")
 
 
 def _oblique_deg(grid: Grid) -> float:
@@ -148,9 +177,7 @@ def _tissue_hu(body_hu: np.ndarray) -> float | None:
     return float(edges[np.argmax(smooth)] + TISSUE_BIN_HU / 2)
 
 
-def _mask_dice(
-    scan: Scan, grid: Grid, labels: np.ndarray, spacing: Spacing
-) -> float | None:
+def _mask_dice(scan: Scan, grid: Grid, labels: np.ndarray, spacing: Spacing) -> float | None:
     """Dice of the given and the classical mask; raises `InputError` for a mask of another grid."""
     if scan.lung_mask is None:
         return None

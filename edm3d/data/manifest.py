@@ -69,17 +69,15 @@ class _Faults:
     def __init__(self, name: str):
         self.name = name
         self.lines: list[str] = []
+        self.cells: list[tuple[int, str]] = []  # row and column of each line
 
     def add(self, row: int, column: str, value: str, mend: str) -> None:
         value = value if len(value) <= 80 else value[:80] + "..."
         self.lines.append(f"{self.name} row {row}, column {column} is {value!r}; {mend}")
-
-    def raise_any(self) -> None:
-        if self.lines:
-            raise InputError("\n".join(self.lines))
+        self.cells.append((row, column))
 
 
-def _read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+def _read_cells(path: Path) -> tuple[list[str], list[list[str]]]:
     """The header and the rows of cells, stripped; blank rows become empty lists."""
     if not path.is_file():
         raise InputError(f"manifest {path} does not exist; give the path of a scans.csv")
@@ -236,16 +234,24 @@ def _check_splits(scans: Sequence[Scan], faults: _Faults, one_subject: bool) -> 
             faults.add(scan.row, "split", scan.split or "", mend)
 
 
-def read_manifest(
-    path: str | Path, allow_outside: bool = False, *, same_subject_splits: bool = False
-) -> list[Scan]:
-    """The scans of a manifest; one `InputError` names every fault, a line each.
+@dataclass(frozen=True)
+class Rows:
+    """What a manifest holds when its faults do not end the reading of it."""
 
-    `same_subject_splits` lets the scans of one subject lie in different splits: see
-    `split_of_pair`.
+    scans: list[Scan]  # of all rows; a cell that cannot be used has a stand-in
+    unusable: set[tuple[int, str]]  # row and column of those cells
+    faults: list[tuple[int, str]]  # row, and the line that names the fault and its mend
+
+
+def read_rows(
+    path: str | Path, allow_outside: bool = False, *, same_subject_splits: bool = False
+) -> Rows:
+    """The rows of a manifest and all that is wrong with them; see `read_manifest`.
+
+    Raises `InputError` only for what is no table of scans at all.
     """
     path = Path(path)
-    header, rows = _read_rows(path)
+    header, rows = _read_cells(path)
     _check_header(header, path.name)
     faults, scans = _Faults(path.name), []
     for number, cells in enumerate(rows, start=2):
@@ -255,12 +261,27 @@ def read_manifest(
             faults.add(number, str(len(header) + 1), cells[len(header)], "remove the extra cell")
         filled = dict(zip(header, cells + [""] * len(header), strict=False))
         scans.append(_parse_row(_Row(number, filled, faults), path.parent.resolve(), allow_outside))
+    unusable = set(faults.cells)
     _check_repeats(scans, faults)
     _check_splits(scans, faults, same_subject_splits)
-    faults.raise_any()
     if not scans:
         raise InputError(f"manifest {path} has no rows; add one row a scan")
-    return scans
+    rows_of_faults = (row for row, _ in faults.cells)
+    return Rows(scans, unusable, list(zip(rows_of_faults, faults.lines, strict=True)))
+
+
+def read_manifest(
+    path: str | Path, allow_outside: bool = False, *, same_subject_splits: bool = False
+) -> list[Scan]:
+    """The scans of a manifest; one `InputError` names every fault, a line each.
+
+    `same_subject_splits` lets the scans of one subject lie in different splits: see
+    `split_of_pair`.
+    """
+    found = read_rows(path, allow_outside, same_subject_splits=same_subject_splits)
+    if found.faults:
+        raise InputError("\n".join(line for _, line in found.faults))
+    return found.scans
 
 
 def pair_scans(scans: Sequence[Scan]) -> list[Pair]:

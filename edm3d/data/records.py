@@ -76,7 +76,8 @@ def check_settings(settings: RecordSettings) -> None:
         raise InputError(f"block is {settings.block}; give at least 8 voxels (160 is usual)")
 
 
-def _scan_faults(scan: Scan, ranges: ScalarRanges) -> Iterator[str]:
+def scan_faults(scan: Scan, ranges: ScalarRanges) -> Iterator[str]:
+    """What of a scan's row stands against building records of it."""
     for field in dataclasses.fields(ranges):
         low, high = getattr(ranges, field.name)
         value = getattr(scan.ventilation, field.name)
@@ -97,7 +98,7 @@ def check_scans(scans: Sequence[Scan], ranges: ScalarRanges) -> None:
     """Raises one `InputError` for all scans with bad settings, X-rays or headers."""
     faults = []
     for scan in scans:
-        faults += _scan_faults(scan, ranges)
+        faults += scan_faults(scan, ranges)
         for path, series in ((scan.ct, scan.series), (scan.lung_mask, None)):
             try:
                 if path:
