@@ -21,15 +21,15 @@ Spacing = tuple[float, float, float]
 
 
 def coarse_volume(volume: Volume) -> tuple[np.ndarray, Spacing]:
-    """HU averaged over blocks of at most `STEP_MM`, and the blocks' size."""
+    """Values averaged over blocks of at most `STEP_MM` (float32), and the blocks' size."""
     factors = [max(1, int(STEP_MM / s + 1e-6)) for s in volume.grid.spacing_zyx_mm]
+    factors = [min(k, n) for k, n in zip(factors, volume.grid.shape_zyx, strict=True)]
     values = volume.values
-    for axis, factor in enumerate(factors):
+    for axis, factor in enumerate(factors):  # z first: of that nothing is copied
         count = values.shape[axis] // factor
-        if factor > 1 and count:
-            values = values.take(range(count * factor), axis)
-            parts = (*values.shape[:axis], count, factor, *values.shape[axis + 1 :])
-            values = values.reshape(parts).mean(axis=axis + 1)
+        whole = values[(slice(None),) * axis + (slice(count * factor),)]
+        parts = (*values.shape[:axis], count, factor, *values.shape[axis + 1 :])
+        values = whole.reshape(parts).mean(axis=axis + 1, dtype=np.float32)
     z, y, x = (s * k for s, k in zip(volume.grid.spacing_zyx_mm, factors, strict=True))
     return values, (z, y, x)
 

@@ -187,8 +187,8 @@ def _mask_dice(scan: Scan, grid: Grid, labels: np.ndarray, spacing: Spacing) -> 
             f"lung mask {scan.lung_mask} lies on another grid than its CT {scan.ct}; give the mask "
             "of this scan"
         )
-    share = Volume((mask.values > 0).astype(np.float32), mask.grid)
-    given, found = coarse_volume(share)[0] >= 0.5, labels > 0
+    inside = Volume((mask.values > 0).view(np.uint8), mask.grid)
+    given, found = coarse_volume(inside)[0] >= 0.5, labels > 0
     total = np.count_nonzero(given) + np.count_nonzero(found)
     return 2 * np.count_nonzero(given & found) / total if total else None
 
