@@ -4,7 +4,6 @@ Read next: `data_prep.dataset_check.judge`.
 """
 
 import hashlib
-import io
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +18,9 @@ from data_prep.dataset_check.coarse import (
     spine_side,
     trunk,
 )
+from data_prep.dataset_check.pictures import strip
 from edm3d.data import dicom
 from edm3d.data.manifest import Scan
-from edm3d.data.projection import line_integrals
 from edm3d.data.volumes import AIR_HU, Grid, Volume, read_ct, read_mask, same_grid
 from edm3d.errors import InputError
 from edm3d.segmentation import LEFT, RIGHT, classical_lungs
@@ -30,8 +29,6 @@ TISSUE_RANGE_HU = (-50, 250)  # muscle, blood and liver without fat, shifted by 
 TISSUE_BIN_HU = 5
 LEAST_OUTSIDE = 0.01  # of all voxels, to tell the HU of outside air
 SAMPLED = 200_000  # voxels, to find a value that very many share
-PICTURE_MM, PICTURE_ROWS = 3.0, 120  # a picture's pixel, and the strip's height in pixels
-WINDOW_HU = (-1000.0, 400.0)
 
 
 @dataclass(frozen=True)
@@ -80,35 +77,49 @@ class Seen:
 def see(scan: Scan) -> Seen:
     """Opens one scan and measures it; a fault of its files becomes words."""
     try:
-        volume = read_ct(scan.ct, series=scan.series)
-        hu, spacing = coarse_volume(volume)
-        labels = classical_lungs(hu, spacing)
-        dice = _mask_dice(scan, volume.grid, labels, spacing)
-        position = _header_position(scan)
-        measured = _measured(volume, hu, spacing, labels, dice, position)
-        return Seen(scan, volume.grid, measured, _picture(hu, spacing, labels))
+        opened = _opened(scan)
+        labels = classical_lungs(opened.hu, opened.spacing)
+        measured = _measured(scan, opened, labels)
+        return Seen(scan, opened.grid, measured, strip(opened.hu, opened.spacing, labels))
     except InputError as error:
         return Seen(scan, fault=str(error))
 
 
-def _measured(
-    volume: Volume,
-    hu: np.ndarray,
-    spacing: Spacing,
-    labels: np.ndarray,
-    dice: float | None,
-    position: str,
-) -> Measurement:
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """A scan on coarse voxels, and what only its own voxels tell."""
+
+    grid: Grid
+    hu: np.ndarray
+    spacing: Spacing
+    padding_share: float
+    common_hu: float
+    common_share: float
+    values_sha256: str
+
+
+def _opened(scan: Scan) -> _Opened:
+    volume = read_ct(scan.ct, series=scan.series)
+    return _Opened(
+        volume.grid,
+        *coarse_volume(volume),
+        float(np.count_nonzero(volume.values <= AIR_HU) / volume.values.size),
+        *_most_common(volume.values),
+        hashlib.sha256(volume.values.data).hexdigest(),
+    )
+
+
+def _measured(scan: Scan, opened: _Opened, labels: np.ndarray) -> Measurement:
+    hu, spacing = opened.hu, opened.spacing
     body, lungs = trunk(hu, spacing), hu[labels > 0]
     voxel_ml, slice_cm2 = np.prod(spacing) / 1000, spacing[1] * spacing[2] / 100
-    common_hu, common_share = _most_common(volume.values)
     return Measurement(
-        shape_zyx=volume.grid.shape_zyx,
-        spacing_zyx_mm=volume.grid.spacing_zyx_mm,
-        oblique_deg=_oblique_deg(volume.grid),
-        padding_share=float(np.count_nonzero(volume.values <= AIR_HU) / volume.values.size),
-        common_hu=common_hu,
-        common_share=common_share,
+        shape_zyx=opened.grid.shape_zyx,
+        spacing_zyx_mm=opened.grid.spacing_zyx_mm,
+        oblique_deg=_oblique_deg(opened.grid),
+        padding_share=opened.padding_share,
+        common_hu=opened.common_hu,
+        common_share=opened.common_share,
         air_hu=_air_hu(hu, body, spacing),
         tissue_hu=_tissue_hu(hu[body]),
         right_ml=float(np.count_nonzero(labels == RIGHT) * voxel_ml),
@@ -120,11 +131,11 @@ def _measured(
         bottom_cm2=float(np.count_nonzero(labels[0]) * slice_cm2),
         top_cm2=float(np.count_nonzero(labels[-1]) * slice_cm2),
         side_cm2=cut_lung_cm2(hu, spacing),
-        header_position=position,
+        header_position=_header_position(scan),
         couch_side=couch_side(hu, body, spacing),
         spine_side=spine_side(hu, body),
-        mask_dice=dice,
-        values_sha256=hashlib.sha256(volume.values.data).hexdigest(),
+        mask_dice=_mask_dice(scan, opened.grid, labels),
+        values_sha256=opened.values_sha256,
     )
 
 
@@ -177,7 +188,7 @@ def _tissue_hu(body_hu: np.ndarray) -> float | None:
     return float(edges[np.argmax(smooth)] + TISSUE_BIN_HU / 2)
 
 
-def _mask_dice(scan: Scan, grid: Grid, labels: np.ndarray, spacing: Spacing) -> float | None:
+def _mask_dice(scan: Scan, grid: Grid, labels: np.ndarray) -> float | None:
     """Dice of the given and the classical mask; raises `InputError` for a mask of another grid."""
     if scan.lung_mask is None:
         return None
@@ -191,56 +202,3 @@ def _mask_dice(scan: Scan, grid: Grid, labels: np.ndarray, spacing: Spacing) -> 
     given, found = coarse_volume(inside)[0] >= 0.5, labels > 0
     total = np.count_nonzero(given) + np.count_nonzero(found)
     return 2 * np.count_nonzero(given & found) / total if total else None
-
-
-# Pictures.
-
-
-def _picture(hu: np.ndarray, spacing: Spacing, labels: np.ndarray) -> bytes:
-    """JPEG of axial, coronal and sagittal cuts through the lungs, PA and lateral X-ray."""
-    from matplotlib.image import imsave
-
-    z, y, x = _centre(labels)
-    dz, dy, dx = spacing
-    cuts = [(hu[z], (dy, dx)), (hu[::-1, y], (dz, dx)), (hu[::-1, :, x], (dz, dy))]
-    shown = [_scaled(_gray(cut, *WINDOW_HU), size) for cut, size in cuts]
-    whole = np.rint(hu).astype(np.int16)
-    pa = line_integrals(whole, spacing_mm=dy)[0][::-1]
-    lateral = line_integrals(whole, spacing_mm=dx)[1][::-1]
-    for image, size in ((pa, (dz, dx)), (lateral, (dz, dy))):
-        shown.append(_scaled(_gray(image, 0.0, float(np.percentile(image, 99.5)) or 1.0), size))
-    rows = max(image.shape[0] for image in shown)
-    strip = [np.pad(image, ((0, rows - image.shape[0]), (0, 4))) for image in shown]
-    buffer = io.BytesIO()
-    imsave(
-        buffer,
-        np.hstack(strip),
-        cmap="gray",
-        vmin=0,
-        vmax=1,
-        format="jpg",
-        pil_kwargs={"quality": 80},
-    )
-    return buffer.getvalue()
-
-
-def _centre(labels: np.ndarray) -> tuple[int, int, int]:
-    """The middle of the lungs; sagittal, of the right lung. Of the image where there are none."""
-    found = np.argwhere(labels > 0)
-    if not len(found):
-        z, y, x = (n // 2 for n in labels.shape)
-        return z, y, x
-    right = np.argwhere(labels == RIGHT)
-    z, y = found.mean(axis=0).astype(int)[:2].tolist()
-    return z, y, int((right if len(right) else found)[:, 2].mean())
-
-
-def _gray(image: np.ndarray, low: float, high: float) -> np.ndarray:
-    return np.clip((image - low) / (high - low), 0, 1).astype(np.float32)
-
-
-def _scaled(image: np.ndarray, size_mm: tuple[float, float]) -> np.ndarray:
-    """The image on square pixels, at most PICTURE_ROWS high."""
-    factors = np.array(size_mm) / PICTURE_MM
-    factors *= min(1.0, PICTURE_ROWS / (image.shape[0] * factors[0]))
-    return np.asarray(ndimage.zoom(image, factors, order=1)).clip(0, 1)
