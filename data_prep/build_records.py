@@ -104,6 +104,9 @@ def show(info: DatasetInfo, shards: list[ShardSummary], seconds: float) -> None:
 
 def share_of_flags() -> Share | None:
     """The part that --shard names."""
+    if RESTART.value and (SHARD.value is not None or MERGE.value):
+        folder = partial_folder(Path(OUT.value).absolute())
+        raise InputError(f"--restart would undo other parts; remove {folder} by hand instead")
     if SHARD.value is None:
         return None
     if MERGE.value:
@@ -135,7 +138,7 @@ def build_share(scans: list[Scan], settings: RecordSettings, share: Share) -> No
             settings,
             share,
             workers=WORKERS.value,
-            restart=RESTART.value,
+            overwrite=OVERWRITE.value,
             progress=bar.update,
         )
     folder = partial_folder(Path(OUT.value).absolute())

@@ -285,15 +285,16 @@ def write_share(
     share: Share,
     *,
     workers: int = 1,
-    restart: bool = False,
+    overwrite: bool = False,
     progress: Callable[[int], object] = lambda pairs: None,
 ) -> list[ShardSummary]:
     """Builds one share of the groups, to wait beside `out` for `merge_records`."""
     out = Path(out).absolute()
     check_settings(settings)
+    _check_out(out, overwrite)
     groups = share.part_of(checked_groups(scans))
     check_scans([scan for group in groups for scan in group.scans], settings.scalar_ranges)
-    with opened(partial_folder(out), settings, share, restart):
+    with opened(partial_folder(out), settings, share, restart=False):
         return _build(groups, settings, partial_folder(out), share, workers, progress)
 
 

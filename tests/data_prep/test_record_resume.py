@@ -182,8 +182,10 @@ def test_finished_groups_are_not_built_again_and_a_torn_one_is(
     shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # one bit, the size is right
     summary = partial_folder(out) / GROUPS / "s__early__supine" / "summary.json"
     summary.write_text(summary.read_text()[:-40])
+    summary = partial_folder(out) / GROUPS / "r__early__supine" / "summary.json"
+    summary.write_text(summary.read_text().replace('"cases": 6', '"cases": 7'))
     write_records(scans, out, settings(), seed=0)
-    assert groups_written[4:] == ["q", "s"]
+    assert groups_written[4:] == ["q", "r", "s"]
     assert contents(out) == undisturbed
 
 
@@ -227,6 +229,27 @@ def test_a_changed_scan_or_row_builds_its_group_anew_and_no_other(tmp_path, grou
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
 
 
+def test_groups_that_left_the_manifest_leave_nothing_behind(cohort, tmp_path, groups_written):
+    scans = read_manifest(cohort)
+    write_share(scans, tmp_path / "out", settings(), Share())
+    fewer = [scan for scan in scans if scan.subject != "q"]
+    groups_written.clear()
+    write_records(fewer, tmp_path / "out", settings(), seed=0)
+    assert groups_written == []
+    write_records(fewer, tmp_path / "undisturbed", settings(), seed=0)
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+    assert not hidden(tmp_path)
+
+
+def test_parts_of_records_that_stand_are_refused_before_they_are_built(cohort, tmp_path):
+    scans, out = read_manifest(cohort), tmp_path / "out"
+    write_records(scans, out, settings(), seed=0)
+    with pytest.raises(InputError, match="not empty"):
+        write_share(scans, out, settings(), Share(1, 2))
+    write_share(scans, out, settings(), Share(1, 1), overwrite=True)
+    merge_records(scans, out, settings(), seed=0, overwrite=True)
+
+
 def test_other_settings_are_refused_until_told_to_begin_anew(cohort, tmp_path, groups_written):
     scans, out = read_manifest(cohort), tmp_path / "out"
     write_share(scans, out, settings(), Share(1, 2))
@@ -246,6 +269,45 @@ def test_a_part_that_is_being_built_is_refused_to_others(cohort, tmp_path, share
         write_share(scans, out, settings(), Share(2, 2))
 
 
+def test_a_second_command_for_the_same_records_ends_with_one_clear_line(cohort, tmp_path):
+    out = tmp_path / "out"
+    with opened(partial_folder(out), settings(), Share(), restart=False):
+        process = start(cohort, out, "--workers=1")
+        _, told = process.communicate(timeout=60)
+    lines = [line for line in told.splitlines() if "error: " in line]
+    assert process.returncode == 2 and len(lines) == 1 and "in use by another" in lines[0]
+
+
+def children_of(process: subprocess.Popen) -> list[str]:
+    return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+
+
+def is_running(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_workers_end_with_the_command_that_began_them(tmp_path):
+    manifest = write_cohort(tmp_path, {f"p{i:02d}": "" for i in range(GROUPS_KILLED)}, (32, 44, 48))
+    process = start(manifest, tmp_path / "out", "--workers=2")
+    while finished_groups(tmp_path / "out") < 2 and process.poll() is None:
+        time.sleep(0.02)
+    workers = children_of(process)
+    assert len(workers) >= 2
+    os.kill(process.pid, signal.SIGKILL)  # the command alone
+    process.wait()
+    deadline = time.monotonic() + 20
+    while any(map(is_running, workers)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    alive = [pid for pid in workers if is_running(pid)]
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not alive
+
+
 @pytest.mark.parametrize(
     "flags, mend",
     [
@@ -255,6 +317,7 @@ def test_a_part_that_is_being_built_is_refused_to_others(cohort, tmp_path, share
         (["--shard=a/b"], "give i/n"),
         (["--shard=1/2", "--merge"], "build the parts, then merge"),
         (["--merge"], "build its parts first"),
+        (["--shard=1/2", "--restart"], "would undo other parts"),
     ],
 )
 def test_wrong_parts_end_the_command_with_one_clear_line(cohort, tmp_path, flags, mend):
