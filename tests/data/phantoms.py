@@ -12,6 +12,7 @@ from edm3d.data.volumes import Grid, write_nifti
 
 RANGES = ScalarRanges((3.0, 15.0), (6.0, 12.0))
 COLUMNS = "subject,scan,stage,position,phase,peep_cmh2o,tidal_volume_ml_kg,ct,lung_mask,split"
+COLUMNS += ",series"
 
 
 def axial_grid(shape_zyx, spacing_mm=4.0, origin=(0.0, 0.0, 0.0)) -> Grid:
