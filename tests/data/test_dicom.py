@@ -1,6 +1,8 @@
 """DICOM series: read whatever their order and coding, or refused for what is wrong with them."""
 
 import random
+import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ from edm3d.data.dicom import find_series, hounsfield
 from edm3d.data.dicom_frames import frames_of
 from edm3d.data.dicom_header import read_header
 from edm3d.data.dicom_pixels import stored_frames
-from edm3d.data.volumes import read_ct, read_grid, read_mask, same_grid
+from edm3d.data.dicom_tags import DEFLATED
+from edm3d.data.volumes import read_ct, read_grid, read_mask, same_grid, write_nifti
 from edm3d.errors import InputError
 from tests.data.dicom_phantoms import (
     BIG_ENDIAN,
@@ -18,12 +21,13 @@ from tests.data.dicom_phantoms import (
     SERIES_UID,
     SHAPE,
     SPACING_ZYX,
+    data_set,
     enhanced_fields,
     slice_fields,
     write_file,
     write_series,
 )
-from tests.data.phantoms import chest
+from tests.data.phantoms import chest, settings, write_manifest
 
 SPACING, ORIENTATION, POSITION, NUMBER = 0x00280030, 0x00200037, 0x00200032, 0x00200011
 INTERCEPT, SLOPE, UID, TYPE = 0x00281052, 0x00281053, 0x0020000E, 0x00080008
@@ -383,3 +387,147 @@ def test_two_real_phases_in_one_folder_are_listed(tmp_path, real_data):
     keys = [one.key for one in find_series(tmp_path)]
     lungs = [np.mean(read_ct(tmp_path, series=key).values < -500) for key in keys]
     assert lungs[0] != lungs[1]
+
+
+HIDDEN = b"MARKNAME"
+
+
+def nested(explicit: bool, defined: bool) -> bytes:
+    """A private sequence that holds a name, as an element before the pixels."""
+    name = b"\x10\0\x10\0" + (b"PN\x08\0" if explicit else b"\x08\0\0\0") + HIDDEN
+    position = b"\x20\0\x32\0" + (b"DS\x06\0" if explicit else b"\x06\0\0\0") + b"9\\9\\9 "
+    item = name + position
+    size = (len(item)).to_bytes(4, "little") if defined else b"\xff\xff\xff\xff"
+    body = b"\xfe\xff\x00\xe0" + size + item
+    body += b"" if defined else b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0"
+    size = (len(body)).to_bytes(4, "little") if defined else b"\xff\xff\xff\xff"
+    return b"\x41\0\x10\x10" + (b"SQ\0\0" if explicit else b"") + size + body
+
+
+@pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT])
+@pytest.mark.parametrize("defined", [True, False])
+def test_sequences_of_any_coding_are_stepped_over(tmp_path, syntax, defined):
+    hu = write_series(tmp_path / "s", syntax=syntax)
+    for path in (tmp_path / "s").iterdir():
+        data = path.read_bytes()
+        place = data.index(b"\xe0\x7f\x10\0")
+        inserted = nested(syntax == EXPLICIT, defined)
+        path.write_bytes(data[:place] + inserted + data[place:])
+    volume = read_ct(tmp_path / "s")
+    np.testing.assert_array_equal(volume.values, hu)
+    np.testing.assert_allclose(volume.grid.affine_lps[:3, 3], (-30, -20, 100))
+
+
+def test_a_deflated_series_reads_and_a_broken_one_is_refused(tmp_path):
+    def deflate(path) -> None:
+        data = path.read_bytes()
+        start = data.index(EXPLICIT.encode()) + len(EXPLICIT) + 1
+        packed = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        body = packed.compress(data[start:]) + packed.flush()
+        meta = data_set({0x00020010: ("UI", DEFLATED)}, EXPLICIT)
+        path.write_bytes(bytes(128) + b"DICM" + meta + body)
+
+    hu = write_series(tmp_path / "s")
+    for path in (tmp_path / "s").iterdir():
+        deflate(path)
+    np.testing.assert_array_equal(read_ct(tmp_path / "s").values, hu)
+    path = tmp_path / "s" / "003.dcm"
+    path.write_bytes(path.read_bytes()[:-40])
+    assert "003.dcm is no readable DICOM" in refusal(tmp_path / "s")
+
+
+def encapsulated(codes: list[bytes]) -> bytes:
+    """The bytes of compressed pixels, one fragment a frame, after an empty table of offsets."""
+    parts = b"".join(
+        b"\xfe\xff\x00\xe0" + len(code).to_bytes(4, "little") + code for code in (b"", *codes)
+    )
+    head = b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff"
+    return head + parts + b"\xfe\xff\xdd\xe0\0\0\0\0"
+
+
+def code_streams(folder, hu: np.ndarray) -> list[bytes]:
+    """JPEG 2000 of every slice, stored as HU + 1024, as GDCM writes it."""
+    import SimpleITK as sitk
+
+    writer = sitk.ImageFileWriter()
+    writer.UseCompressionOn()
+    writer.SetCompressor("JPEG2000")
+    writer.SetFileName(str(folder / "one.dcm"))
+    codes = []
+    for plane in hu:
+        writer.Execute(sitk.GetImageFromArray((plane[None].astype(int) + 1024).astype(np.uint16)))
+        data = (folder / "one.dcm").read_bytes()
+        codes.append(data[data.index(b"\xff\x4f\xff\x51") : data.rindex(b"\xfe\xff\xdd\xe0")])
+    return codes
+
+
+def write_compressed_frames(path, hu, codes) -> None:
+    fields = enhanced_fields(hu)
+    del fields[0x7FE00010]
+    write_file(path, fields, "1.2.840.10008.1.2.4.90")
+    path.write_bytes(path.read_bytes() + encapsulated(codes))
+
+
+def test_a_compressed_enhanced_ct_reads_like_the_native_one(tmp_path):
+    hu = chest((12, 64, 48))
+    codes = code_streams(tmp_path, hu)
+    write_compressed_frames(tmp_path / "e.dcm", hu, codes)
+    np.testing.assert_array_equal(read_ct(tmp_path / "e.dcm").values, hu)
+
+
+def test_code_streams_that_contradict_the_header_are_not_decoded(tmp_path):
+    hu = chest((12, 64, 48))
+    codes = code_streams(tmp_path, hu)
+    bomb = codes[3][:8] + b"\0\0\xff\xff" * 2 + codes[3][16:]
+    write_compressed_frames(tmp_path / "e.dcm", hu, [*codes[:3], bomb, *codes[4:]])
+    assert "its code stream 65535 x 65535 x 1" in refusal(tmp_path / "e.dcm")
+    write_compressed_frames(tmp_path / "e.dcm", hu, codes[:-1])
+    assert "claims 12 frames and holds 11" in refusal(tmp_path / "e.dcm")
+    cut = codes[3][:200] + bytes(len(codes[3]) - 200)
+    write_compressed_frames(tmp_path / "e.dcm", hu, [*codes[:3], cut, *codes[4:]])
+    refusal(tmp_path / "e.dcm")
+
+
+def test_without_simpleitk_compressed_dicom_says_what_to_install(tmp_path, monkeypatch):
+    hu = chest((12, 64, 48))
+    write_compressed_frames(tmp_path / "e.dcm", hu, code_streams(tmp_path, hu))
+    write_series(tmp_path / "s")
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    assert read_ct(tmp_path / "s").values.shape == SHAPE  # native pixels need nothing more
+    with pytest.raises(InputError, match="pip install SimpleITK"):
+        read_ct(tmp_path / "e.dcm")
+
+
+def test_an_unread_transfer_syntax_says_how_to_decompress(tmp_path):
+    hu = chest(SHAPE)
+    fields = enhanced_fields(hu)
+    write_file(tmp_path / "e.dcm", fields, "1.2.840.10008.1.2.4.50")
+    assert "decompress it without loss" in refusal(tmp_path / "e.dcm")
+
+
+def test_records_made_from_dicom_equal_those_from_its_nifti(tmp_path):
+    from edm3d.data.cases import read_cases
+    from edm3d.data.manifest import read_manifest
+    from edm3d.data.records import write_records
+
+    scans = {number: chest(SHAPE, seed=number) for number in (1, 2)}
+    rows = {"dicom": [], "nifti": []}
+    for number, hu in scans.items():
+        own = {UID: ("UI", f"{SERIES_UID}.{number}"), NUMBER: ("IS", number)}
+        write_series(tmp_path / "s", hu, lambda _, f, o=own: f | o, names=f"{number}_{{}}".format)
+        grid = read_grid(tmp_path / "s", series=str(number))
+        write_nifti(tmp_path / f"{number}.nii.gz", hu, grid)
+        row = dict(subject="pig1", scan=f"s{number}", stage="early", position="supine")
+        row |= dict(phase="expiration", peep_cmh2o=5 * number, tidal_volume_ml_kg=8, split="train")
+        rows["dicom"].append(row | dict(ct="s", series=number))
+        rows["nifti"].append(row | dict(ct=f"{number}.nii.gz"))
+    cases = {}
+    for name, table in rows.items():
+        manifest = write_manifest(tmp_path, table, f"{name}.csv")
+        write_records(read_manifest(manifest), tmp_path / name, settings(), seed=0)
+        cases[name] = sorted(read_cases(tmp_path / name, "train"), key=lambda case: case.case_id)
+    assert len(cases["dicom"]) == len(cases["nifti"]) == 2
+    for one, other in zip(*cases.values(), strict=True):
+        np.testing.assert_array_equal(one.prior_hu, other.prior_hu)
+        np.testing.assert_array_equal(one.target_hu, other.target_hu)
+        np.testing.assert_allclose(one.affine_lps, other.affine_lps, atol=1e-4)
