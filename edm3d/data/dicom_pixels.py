@@ -5,8 +5,11 @@ format of its pixels, and nothing else of the header: GDCM applies no rescaling 
 sees no one's name. Source: DICOM PS3.5, 8 and annex A. Read next: `edm3d.data.dicom`.
 """
 
+import contextlib
+import os
 import struct
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,6 @@ import numpy as np
 from edm3d.data.dicom_frames import count_frames
 from edm3d.data.dicom_header import Header
 from edm3d.data.dicom_tags import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT
-from edm3d.data.images import load_simpleitk, quiet_library
 from edm3d.errors import InputError
 
 _NATIVE = (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)
@@ -29,6 +31,30 @@ _COMPRESSED = {
 _MAX_RLE_RATIO = 64  # two bytes stand for 128 at most
 _SECONDARY_CAPTURE = b"1.2.840.10008.5.1.4.1.1.7.3"  # multi-frame grey words: no rescaling
 _FRAME_HEADERS = {*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), 0xF7}
+
+
+def load_simpleitk():
+    """SimpleITK, or an `InputError` that says how to install it."""
+    try:
+        import SimpleITK as sitk
+    except ImportError as error:
+        raise InputError(
+            "SimpleITK is not installed, which decodes compressed DICOM; pip install SimpleITK"
+        ) from error
+    return sitk
+
+
+@contextlib.contextmanager
+def quiet_library() -> Iterator[None]:
+    """Keeps the decoders from printing beside the error that they raise as well."""
+    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(sink)
 
 
 def _damaged(header: Header, fault: str) -> InputError:

@@ -5,12 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from edm3d.data.volumes import read_ct
+from edm3d.errors import InputError
 from tests.data.phantoms import chest
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 CT, ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"
+SPACING, ORIENTATION, POSITION, NUMBER = 0x00280030, 0x00200037, 0x00200032, 0x00200011
+INTERCEPT, SLOPE, UID, TYPE = 0x00281052, 0x00281053, 0x0020000E, 0x00080008
 SERIES_UID = "1.2.826.0.1.3680043.8.1"
 SHAPE = (12, 11, 13)  # z, y, x
 SPACING_ZYX = (3.0, 2.0, 1.5)
@@ -142,3 +147,12 @@ def enhanced_fields(hu: np.ndarray, **per_frame: Callable[[int], Fields]) -> Fie
         0x52009229: ("SQ", [shared]),
         0x52009230: ("SQ", own),
     }
+
+
+def refusal(path, **options) -> str:
+    """The one line of the refusal, which names the path."""
+    with pytest.raises(InputError) as caught:
+        read_ct(path, **options)
+    text = str(caught.value)
+    assert "\n" not in text and str(path) in text and SERIES_UID not in text
+    return text

@@ -1,46 +1,31 @@
-"""DICOM series: read whatever their order and coding, or refused for what is wrong with them."""
+"""DICOM series read in HU and place, whatever their order, scale, padding and kind."""
 
 import random
 
 import numpy as np
 import pytest
 
-from edm3d.data.dicom import find_series, hounsfield
-from edm3d.data.dicom_frames import frames_of
-from edm3d.data.dicom_header import read_header
-from edm3d.data.dicom_pixels import stored_frames
-from edm3d.data.volumes import read_ct, read_grid, read_mask, same_grid
-from edm3d.errors import InputError
+from edm3d.data.dicom import find_series
+from edm3d.data.volumes import read_ct, read_grid, same_grid, write_nifti
 from tests.data.dicom_phantoms import (
     BIG_ENDIAN,
     EXPLICIT,
     IMPLICIT,
+    INTERCEPT,
+    NUMBER,
+    ORIENTATION,
+    POSITION,
     SERIES_UID,
     SHAPE,
+    SLOPE,
     SPACING_ZYX,
+    UID,
     enhanced_fields,
-    slice_fields,
+    refusal,
     write_file,
     write_series,
 )
-from tests.data.phantoms import chest
-
-SPACING, ORIENTATION, POSITION, NUMBER = 0x00280030, 0x00200037, 0x00200032, 0x00200011
-INTERCEPT, SLOPE, UID, TYPE = 0x00281052, 0x00281053, 0x0020000E, 0x00080008
-
-
-def refusal(path, **options) -> str:
-    """The one line of the refusal, which names the path."""
-    with pytest.raises(InputError) as caught:
-        read_ct(path, **options)
-    text = str(caught.value)
-    assert "\n" not in text and str(path) in text and SERIES_UID not in text
-    return text
-
-
-def changed(tag, vr, value, only=None):
-    """A change of one field, of every slice or of the one numbered `only`."""
-    return lambda z, fields: fields | ({tag: (vr, value)} if only in (None, z) else {})
+from tests.data.phantoms import chest, settings, write_manifest
 
 
 @pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT, BIG_ENDIAN])
@@ -221,81 +206,6 @@ def test_a_series_is_asked_of_dicom_only(tmp_path):
     assert "no DICOM" in refusal(tmp_path / "ct.nii", series="4")
 
 
-def tilt(z, fields):
-    cosine, sine = np.cos(np.radians(14)), np.sin(np.radians(14))
-    return fields | {ORIENTATION: ("DS", [1, 0, 0, 0, f"{cosine:.8f}", f"{-sine:.8f}"])}
-
-
-def at(places):
-    return lambda z, fields: fields | {POSITION: ("DS", [-30, -20, places(z)])}
-
-
-FAULTS = {
-    "gantry tilt": (tilt, "tilted gantry: slices step 14.0 degrees"),
-    "missing": (lambda z, f: None if z in (4, 5) else f, "misses about 2 slices, between 109 and"),
-    "two gaps": (lambda z, f: None if z in (3, 7) else f, "106 and 112, 118 and 124"),
-    "duplicate": (at(lambda z: 100 + 3 * (z if z != 6 else 5)), "duplicate slices at 115 mm"),
-    "uneven": (at(lambda z: 100 + 3 * z + (z == 6)), "uneven slice spacing, 2 to 4 mm, worst at"),
-    "all twice": (at(lambda z: 100 + 3 * (z // 2)), "2 slices at each of 6 places: mixed phases"),
-    "aside": (changed(POSITION, "DS", [-27, -20, 118], only=6), "lies 3 mm beside the line"),
-    "phases": (lambda z, f: f | {0x00200100: ("IS", 1 + z // 6)}, "mixes 2 phases"),
-    "gating": (lambda z, f: f | {0x00209245: ("FD", 10.0 * (z // 6))}, "mixes 2 phases"),
-    "frames of reference": (
-        lambda z, f: f | {0x00200052: ("UI", f"1.2.{z // 6}")},
-        "another frame of reference",
-    ),
-    "few": (lambda z, f: f if z < 7 else None, "holds 7 slices"),
-    "localiser": (
-        changed(TYPE, "CS", "ORIGINAL\\PRIMARY\\LOCALIZER", only=3),
-        "003.dcm is a localiser",
-    ),
-    "map": (changed(TYPE, "CS", "DERIVED\\SECONDARY\\AXIAL\\MIP"), "derived map (MIP)"),
-    "mr": (changed(0x00080060, "CS", "MR"), "has modality MR"),
-    "unknown modality": (changed(0x00080060, "CS", "ZZTOP"), "has modality not CT"),
-    "class": (changed(0x00080016, "UI", "1.2.840.10008.5.1.4.1.1.7"), "no CT image object"),
-    "rgb": (lambda _, f: f | {0x00280002: ("US", 3), 0x00280004: ("CS", "RGB")}, "colour"),
-    "inverted": (changed(0x00280004, "CS", "MONOCHROME1"), "inverted"),
-    "no intercept": (
-        lambda _, f: {t: v for t, v in f.items() if t != INTERCEPT},
-        "no rescale slope and intercept",
-    ),
-    "zero slope": (changed(SLOPE, "DS", 0), "slope 0"),
-    "unit": (changed(0x00281054, "LO", "HOUNDS"), "not HU"),
-    "no position": (lambda _, f: {t: v for t, v in f.items() if t != POSITION}, "lacks a usable"),
-    "orientation": (changed(ORIENTATION, "DS", [1, 0, 0, 0, 0.5, 0]), "cosines are off"),
-    "another size": (changed(0x00280011, "US", 9, only=2), "pixels, others (11, 13)"),
-    "another spacing": (changed(SPACING, "DS", [2.0, 1.6], only=2), "pixel spacing (1.6, 2.0)"),
-    "zero spacing": (changed(SPACING, "DS", [0, 1.5]), "pixel spacing 0 x 1.5"),
-    "huge": (lambda _, f: f | {0x00280010: ("US", 65535), 0x00280011: ("US", 65535)}, "at most"),
-    "many frames": (
-        lambda _, f: f | {0x00280008: ("IS", 2), 0x7FE00010: ("OW", f[0x7FE00010][1] * 2)},
-        "2 frames without a place",
-    ),
-    "frames beyond": (changed(0x00280008, "IS", 999999999), "at most"),
-    "more rows": (changed(0x00280010, "US", 400), "breaks off"),
-    "bits": (changed(0x00280101, "US", 17), "bits allocated 16, stored 17"),
-    "lossy": (changed(0x00282110, "CS", "01"), "with loss"),
-    "text for a number": (changed(SLOPE, "DS", "one"), "slope is no number"),
-    "number beyond": (changed(NUMBER, "IS", "1e999"), "series_number is too large"),
-    "stored values": (lambda _, f: f | {INTERCEPT: ("DS", 0)}, "intercept"),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_series_is_refused_for_what_is_wrong_with_it(tmp_path, fault):
-    change, reason = FAULTS[fault]
-    write_series(tmp_path / "s", change=change)
-    assert reason in refusal(tmp_path / "s")
-
-
-def test_rounded_positions_are_no_fault(tmp_path):
-    hu = write_series(tmp_path / "s", change=at(lambda z: round(100 + 1.25 * z, 1)))
-    volume = read_ct(tmp_path / "s")
-    np.testing.assert_array_equal(volume.values, hu)
-    # 11 steps of 1.25 mm, both ends rounded by 0.05 mm at most.
-    assert volume.grid.spacing_zyx_mm[0] == pytest.approx(1.25, abs=0.1 / 11)
-
-
 def test_companions_are_passed_over_and_strangers_are_not(tmp_path):
     hu = write_series(tmp_path / "s", names="IM{}".format)
     for name in ("notes.txt", ".hidden", "DICOMDIR", "thumb.PNG"):
@@ -307,74 +217,6 @@ def test_companions_are_passed_over_and_strangers_are_not(tmp_path):
     assert "IM3 is no readable DICOM (it has no DICM mark)" in refusal(tmp_path / "s")
 
 
-def test_one_classic_slice_and_a_mask_in_dicom_are_refused(tmp_path):
-    path = write_file(tmp_path / "one.dcm", slice_fields(chest(SHAPE)[0], 0.0, 1))
-    assert "folder of the whole series" in refusal(path)
-    with pytest.raises(InputError, match="give labels as NIfTI"):
-        read_mask(path)
-
-
-def test_a_truncated_slice_is_refused_at_any_length(tmp_path):
-    write_series(tmp_path / "s")
-    path = tmp_path / "s" / "004.dcm"
-    data = path.read_bytes()
-    for length in range(0, len(data), 7):
-        path.write_bytes(data[:length])
-        refusal(tmp_path / "s")
-
-
-def test_sequences_nested_without_end_are_refused(tmp_path):
-    path = tmp_path / "deep.dcm"
-    write_file(path, {})
-    item = b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
-    path.write_bytes(path.read_bytes() + (b"\x08\0\x40\x11SQ\0\0\xff\xff\xff\xff" + item) * 2000)
-    assert "nested over 8 deep" in refusal(path)
-
-
-@pytest.mark.parametrize("name", ["JPLL", "J2KR", "JLSL", "RLE"])
-def test_four_compressed_codings_decode_to_the_pixels_that_gdcm_gives(real_data, name):
-    import SimpleITK as sitk
-
-    folder = real_data / "dicom" / "compressed_ct1"
-    header = read_header(folder / f"CT1_{name}")
-    hu = hounsfield(frames_of(header)[0], stored_frames(header)[0])
-    first = read_header(folder / "CT1_RLE")
-    np.testing.assert_array_equal(stored_frames(header), stored_frames(first))
-    gdcm = sitk.ReadImage(str(folder / f"CT1_{name}"), imageIO="GDCMImageIO")
-    values = sitk.GetArrayFromImage(gdcm)[0]
-    padded = values == -2000 - 1024
-    np.testing.assert_array_equal(hu, np.where(padded, -1024, values))
-    assert padded.mean() > 0.1 and np.mean((hu > 0) & (hu < 80)) > 0.1  # soft tissue
-
-
-def test_a_compressed_series_reads_like_the_native_one(tmp_path, real_data):
-    """Twelve copies of a real compressed slice, moved along z by their header."""
-    source = (real_data / "dicom/compressed_ct1/CT1_JPLL").read_bytes()
-    place = b"-158.135803\\-179.035797\\-75.699997"
-    assert source.count(place) == 1
-    (tmp_path / "s").mkdir()
-    for z in range(12):
-        moved = place.replace(b"-75.699997", b"%010.5f" % (5.0 * z))
-        (tmp_path / "s" / f"{z}").write_bytes(source.replace(place, moved))
-    volume = read_ct(tmp_path / "s")
-    assert volume.values.shape == (12, 512, 512) and volume.grid.spacing_zyx_mm[0] == 5.0
-    assert np.all(volume.values == volume.values[0]) and volume.values.min() == -1024
-
-
-@pytest.mark.parametrize(
-    "folder, reason",
-    [
-        ("bad_gantry_tilt", "tilted gantry: slices step 14.0 degrees off their normal"),
-        ("bad_missing_slice", "misses about 1 slice, between 28.1075 and 38.1075 mm"),
-        ("multiframe_enhanced_ct", "derived map (PERFUSION RCBF)"),
-        ("cxr_monochrome", "modality CR"),
-        ("compressed_ct1", "holds 2 series"),
-    ],
-)
-def test_real_bad_series_are_refused_for_their_right_reason(real_data, folder, reason):
-    assert reason in refusal(real_data / "dicom" / folder)
-
-
 def test_two_real_phases_in_one_folder_are_listed(tmp_path, real_data):
     for phase in (10, 60):
         for path in (real_data / f"dicom/popi_4dct_phase{phase}").iterdir():
@@ -383,3 +225,31 @@ def test_two_real_phases_in_one_folder_are_listed(tmp_path, real_data):
     keys = [one.key for one in find_series(tmp_path)]
     lungs = [np.mean(read_ct(tmp_path, series=key).values < -500) for key in keys]
     assert lungs[0] != lungs[1]
+
+
+def test_records_made_from_dicom_equal_those_from_its_nifti(tmp_path):
+    from edm3d.data.cases import read_cases
+    from edm3d.data.manifest import read_manifest
+    from edm3d.data.records import write_records
+
+    scans = {number: chest(SHAPE, seed=number) for number in (1, 2)}
+    rows = {"dicom": [], "nifti": []}
+    for number, hu in scans.items():
+        own = {UID: ("UI", f"{SERIES_UID}.{number}"), NUMBER: ("IS", number)}
+        write_series(tmp_path / "s", hu, lambda _, f, o=own: f | o, names=f"{number}_{{}}".format)
+        grid = read_grid(tmp_path / "s", series=str(number))
+        write_nifti(tmp_path / f"{number}.nii.gz", hu, grid)
+        row = dict(subject="pig1", scan=f"s{number}", stage="early", position="supine")
+        row |= dict(phase="expiration", peep_cmh2o=5 * number, tidal_volume_ml_kg=8, split="train")
+        rows["dicom"].append(row | dict(ct="s", series=number))
+        rows["nifti"].append(row | dict(ct=f"{number}.nii.gz"))
+    cases = {}
+    for name, table in rows.items():
+        manifest = write_manifest(tmp_path, table, f"{name}.csv")
+        write_records(read_manifest(manifest), tmp_path / name, settings(), seed=0)
+        cases[name] = sorted(read_cases(tmp_path / name, "train"), key=lambda case: case.case_id)
+    assert len(cases["dicom"]) == len(cases["nifti"]) == 2
+    for one, other in zip(*cases.values(), strict=True):
+        np.testing.assert_array_equal(one.prior_hu, other.prior_hu)
+        np.testing.assert_array_equal(one.target_hu, other.target_hu)
+        np.testing.assert_allclose(one.affine_lps, other.affine_lps, atol=1e-4)
