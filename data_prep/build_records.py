@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from edm3d import command
 from edm3d.data.cases import SPLITS, DatasetInfo, ScalarRanges
+from edm3d.data.geometry import geometry_of
 from edm3d.data.manifest import Scan, assign_splits, pair_scans, read_manifest, split_of_pair
 from edm3d.data.records import write_records
 from edm3d.data.shards import RecordSettings, ShardSummary
@@ -39,16 +40,19 @@ SAME_SUBJECT_SPLITS = flags.DEFINE_bool(
 )
 
 
-def settings_of(data: Mapping[str, Any]) -> RecordSettings:
-    """The record settings of a config's `data` section."""
+def settings_of(data: Mapping[str, Any], seed: int) -> RecordSettings:
+    """The record settings of a config's `data` section; `seed` is that of bedside X-rays."""
+    geometry = geometry_of(data, seed)
     ranges = {name: tuple(value) for name, value in data["scalar_ranges"].items()}
     return RecordSettings(
         spacing_mm=float(data["spacing_mm"]),
         window_hu=(float(data["window_hu"][0]), float(data["window_hu"][1])),
         block=int(data["block"]),
         antialias=bool(data["antialias"]),
-        mu_water_per_mm=float(data["mu_water_per_mm"]),
+        mu_water_per_mm=geometry.mu_water_per_mm,
         scalar_ranges=ScalarRanges(**ranges),
+        cone=geometry.cone,
+        bedside=geometry.bedside,
     )
 
 
@@ -92,7 +96,8 @@ def main(argv: list[str]) -> None:
     if CONFIG.value is None:
         raise InputError("--config is missing; give --config=configs/ards.py")
     try:
-        settings, seed = settings_of(CONFIG.value.data), int(CONFIG.value.seed)
+        seed = int(CONFIG.value.seed)
+        settings = settings_of(CONFIG.value.data, seed)
         fractions = fractions_of(CONFIG.value.data)
     except (KeyError, AttributeError, TypeError, ValueError, IndexError) as error:
         raise InputError(f"section data of --config is {error}; see configs/ards.py") from error
