@@ -63,8 +63,9 @@ def draw(rows: list[Row], out: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    height = sum(1 + 4 * min(drr.shape[0] / drr.shape[1], 2) for _, drr, _, _ in rows)
     figure, axes = pyplot.subplots(
-        len(rows), 3, figsize=(12, 4.2 * len(rows)), squeeze=False, layout="constrained"
+        len(rows), 3, figsize=(14, height), squeeze=False, layout="constrained"
     )
     for line, (view, drr, film, fit) in zip(axes, rows, strict=True):
         top = float(np.percentile(drr, 99.5))
