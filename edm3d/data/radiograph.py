@@ -6,7 +6,8 @@ is read.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,13 +61,10 @@ def read_radiograph(path: str | Path, view: str, *, pixel_mm: float | None = Non
     NIfTI are taken as bone-bright log exposure. Raises `InputError` for all that is no such film.
     """
     path = Path(path)
-    values, spacing_xy, tags = _read(path)
+    values, spacing, tags = _read(path)
     if tags:
         _check_tags(tags, path, view)
         values = _log_exposure(values, tags, path)
-        spacing = _pixel_spacing(tags, path)
-    else:
-        spacing = (spacing_xy[1], spacing_xy[0]) if path.suffix.lower() != ".png" else None
     if pixel_mm is not None:
         spacing = (pixel_mm, pixel_mm)
     if spacing is None:
@@ -100,43 +98,66 @@ def _image_io(path: Path) -> str:
         return "GDCMImageIO"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNGImageIO"
-    if head[344:347] in (b"n+1", b"ni1") or path.name.lower().endswith(".nii.gz"):
+    if head[344:347] == b"n+1" or path.name.lower().endswith(".nii.gz"):
         return "NiftiImageIO"
     raise InputError(f"X-ray {path} is no DICOM, PNG or NIfTI file; convert it to one of them")
 
 
-def _read(path: Path) -> tuple[np.ndarray, tuple[float, float], dict[str, str]]:
-    """Stored values `[rows, columns]`, spacing (columns, rows) and, of DICOM, the tags we use."""
+Picture = tuple[np.ndarray, tuple[float, float] | None, dict[str, str]]
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    fault = " ".join(str(error).split()).rsplit(": ", 1)[-1][-120:]
+    return InputError(f"X-ray {path} cannot be read ({fault}); export it again")
+
+
+def _read_nifti(path: Path) -> Picture:
+    """By nibabel: ITK's reader turns NaN into 0 without a word."""
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        image = nibabel.Nifti1Image.from_filename(path)
+        _check_size(image.shape, path)
+        values = np.asarray(image.dataobj, np.float64)
+        columns, rows = (float(s) for s in image.header.get_zooms()[:2])
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
+        raise _unreadable(path, error) from error
+    return values.reshape(values.shape[:2]).T, (rows, columns), {}
+
+
+def _read(path: Path) -> Picture:
+    """Stored values `[rows, columns]`, the pixels' size if known and, of DICOM, the tags we use."""
+    kind = _image_io(path)
+    if kind == "NiftiImageIO":
+        return _read_nifti(path)
     try:
         import SimpleITK as sitk
     except ImportError as error:
         raise InputError("radiographs need SimpleITK; pip install SimpleITK") from error
     reader = sitk.ImageFileReader()
-    reader.SetImageIO(_image_io(path))
+    reader.SetImageIO(kind)
     reader.SetFileName(str(path))
     with _quiet(sitk):
         try:
             reader.ReadImageInformation()
-            _check_size(reader, path)
-            image = reader.Execute()
+            _check_size(reader.GetSize(), path, reader.GetNumberOfComponents())
+            values = sitk.GetArrayFromImage(reader.Execute())
         except RuntimeError as error:
-            fault = " ".join(str(error).split())[-120:]
-            raise InputError(f"X-ray {path} cannot be read ({fault}); export it again") from error
-    values = sitk.GetArrayFromImage(image)
+            raise _unreadable(path, error) from error
     values = values.reshape(values.shape[-2:])
-    x, y = image.GetSpacing()[:2]
+    if kind == "PNGImageIO":
+        return values, None, {}
     held = {n: t for n, t in _TAGS.items() if reader.HasMetaDataKey(t)}
     tags = {n: reader.GetMetaData(t).strip().upper() for n, t in held.items()}
-    is_dicom = reader.GetImageIO() == "GDCMImageIO"
-    return values, (x, y), tags if is_dicom else {}
+    return values, _pixel_spacing(tags, path), tags
 
 
-def _check_size(reader: Any, path: Path) -> None:
-    size = reader.GetSize()
-    if reader.GetNumberOfComponents() != 1:
+def _check_size(size: Sequence[int], path: Path, components: int = 1) -> None:
+    if components != 1:
         raise InputError(
-            f"X-ray {path} has {reader.GetNumberOfComponents()} components a pixel (colour?); "
-            "export it as grey values"
+            f"X-ray {path} has {components} components a pixel (colour?); export it as grey values"
         )
     if len(size) < 2 or any(n != 1 for n in size[2:]) or min(size[:2]) < 16:
         raise InputError(f"X-ray {path} has size {tuple(size)}; give one 2-D picture")
