@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from edm3d import command
 from edm3d.data.cases import SPLITS, DatasetInfo, ScalarRanges
-from edm3d.data.geometry import geometry_of
 from edm3d.data.manifest import Scan, assign_splits, pair_scans, read_manifest, split_of_pair
 from edm3d.data.records import write_records
 from edm3d.data.shards import RecordSettings, ShardSummary
+from edm3d.data.xray_geometry import geometry_of
 from edm3d.errors import InputError
 
 MANIFEST = flags.DEFINE_string("manifest", None, "The table of scans (CSV).", required=True)

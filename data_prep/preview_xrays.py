@@ -18,10 +18,10 @@ from ml_collections import config_flags
 
 from edm3d import command
 from edm3d.data.film_match import FilmFit, match_film
-from edm3d.data.geometry import Geometry, check_geometry, geometry_of
 from edm3d.data.projection import xray
 from edm3d.data.radiograph import read_radiograph
 from edm3d.data.volumes import read_ct, resample, working_grid
+from edm3d.data.xray_geometry import Geometry, check_geometry, geometry_of
 from edm3d.errors import InputError
 
 PRIOR = flags.DEFINE_string("prior", None, "The prior's CT.", required=True)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from edm3d.data.cases import DatasetInfo
-from edm3d.data.geometry import Geometry
+from edm3d.data.xray_geometry import Geometry
 from edm3d.diffusion.conditioning import Conditioning
 from edm3d.diffusion.unet import UNet, stride
 from edm3d.errors import InputError

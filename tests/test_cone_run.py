@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edm3d.data.geometry import Bedside, Cone
 from edm3d.data.manifest import read_manifest
 from edm3d.data.records import write_records
+from edm3d.data.xray_geometry import Bedside, Cone
 from edm3d.errors import InputError
 from edm3d.sample import Request, sample
 from edm3d.train import train

@@ -2,7 +2,7 @@
 
 Clean, calibrated X-rays computed from the target nearly give its CT away. A bedside film is noisy,
 scattered, of unknown exposure and slightly turned. Each image of a case draws these from ranges
-(`edm3d.data.geometry.Bedside`) by a seed that is a function of (seed, case, view) alone. The table
+(`edm3d.data.xray_geometry.Bedside`) by a seed that is a function of (seed, case, view) alone. The table
 stays in the beam, as it lies in the CT. The prior's own projection stays clean.
 """
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edm3d.data.geometry import Bedside, Geometry
 from edm3d.data.projection import xray
 from edm3d.data.volumes import AIR_HU
+from edm3d.data.xray_geometry import Bedside, Geometry
 
 _BIN_MM = 2.0  # the bin that photons are counted in
 _VIEWS = {"pa": 0, "lat": 1}

@@ -143,7 +143,7 @@ class DatasetInfo:
     window_hu: tuple[float, float]
     residual_std: float  # of unit CT, over the voxels of the training records
     scalar_ranges: ScalarRanges
-    geometry: dict[str, Any]  # of the X-rays: edm3d.data.geometry.Geometry.to_json
+    geometry: dict[str, Any]  # of the X-rays: edm3d.data.xray_geometry.Geometry.to_json
     antialias: bool
     block: int
     seed: int

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edm3d.data.geometry import Geometry
 from edm3d.data.radiograph import Film
+from edm3d.data.xray_geometry import Geometry
 from edm3d.errors import InputError
 
 AIR_PERCENTILE = 1.0

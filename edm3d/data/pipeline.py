@@ -28,10 +28,10 @@ from edm3d.data.cases import (
     read_dataset_info,
     ventilation_vector,
 )
-from edm3d.data.geometry import Cone, Geometry
 from edm3d.data.grid import crop, random_corner
 from edm3d.data.projection import mean_unit_attenuation, ray_paths_mm
 from edm3d.data.volumes import AIR_HU
+from edm3d.data.xray_geometry import Cone, Geometry
 from edm3d.errors import InputError
 
 Batch = dict[str, np.ndarray]

@@ -9,7 +9,7 @@ it as well. Read next: `edm3d.data.bedside` (noise, scatter, pose), `edm3d.diffu
 
 import numpy as np
 
-from edm3d.data.geometry import MU_WATER_PER_MM, Cone, Geometry
+from edm3d.data.xray_geometry import MU_WATER_PER_MM, Cone, Geometry
 from edm3d.diffusion.beam import VIEWS, View, cell_shares, places_mm, secants
 from edm3d.errors import InputError
 

@@ -29,7 +29,6 @@ from edm3d.data.cases import (
     DatasetInfo,
     ScalarRanges,
 )
-from edm3d.data.geometry import Geometry, check_geometry
 from edm3d.data.manifest import (
     Pair,
     Scan,
@@ -49,6 +48,7 @@ from edm3d.data.shards import (
     write_group,
 )
 from edm3d.data.volumes import Grid, read_grid, working_grid
+from edm3d.data.xray_geometry import Geometry, check_geometry
 from edm3d.errors import InputError
 
 _SCANS_KEPT = 16  # about 24 MB each for a whole chest at 2 mm

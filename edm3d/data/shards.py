@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from edm3d.data.cases import UNIT_HU, Case, ScalarRanges, encode_case
-from edm3d.data.geometry import Bedside, Cone, Geometry
 from edm3d.data.grid import Corner, block_corners, crop
 from edm3d.data.manifest import Pair, Scan, split_of_pair
 from edm3d.data.projection import xrays
@@ -33,6 +32,7 @@ from edm3d.data.volumes import (
     same_grid,
     working_grid,
 )
+from edm3d.data.xray_geometry import Bedside, Cone, Geometry
 from edm3d.errors import InputError
 
 # Random access needs one record a group. zstd:1 is chosen for its size, not for speed: records take

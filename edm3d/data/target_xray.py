@@ -6,8 +6,8 @@ import numpy as np
 
 from edm3d.data.bedside import bedside_xray
 from edm3d.data.film_match import match_film
-from edm3d.data.geometry import Geometry
 from edm3d.data.radiograph import read_radiograph
+from edm3d.data.xray_geometry import Geometry
 
 
 def target_xray(

@@ -11,8 +11,8 @@ from edm3d.data.bedside import (
     generator_of,
     turned,
 )
-from edm3d.data.geometry import Bedside, Cone, Geometry
 from edm3d.data.projection import xray
+from edm3d.data.xray_geometry import Bedside, Cone, Geometry
 from tests.data.phantoms import chest
 
 PERFECT = Exposure(5e4, 0.0, 35.0, 1.0, 0.0, (0.0, 0.0, 0.0))

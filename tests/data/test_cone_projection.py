@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from edm3d.data.geometry import MU_WATER_PER_MM, Cone, Geometry
 from edm3d.data.projection import (
     cone_line_integrals,
     line_integrals,
@@ -12,6 +11,7 @@ from edm3d.data.projection import (
     xray,
     xrays,
 )
+from edm3d.data.xray_geometry import MU_WATER_PER_MM, Cone, Geometry
 from edm3d.diffusion.beam import VIEWS
 from edm3d.errors import InputError
 from tests.data.phantoms import chest

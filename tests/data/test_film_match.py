@@ -5,10 +5,10 @@ import pytest
 from scipy import ndimage
 
 from edm3d.data.film_match import match_film
-from edm3d.data.geometry import Cone, Geometry
 from edm3d.data.projection import xray
 from edm3d.data.radiograph import Film, read_radiograph
 from edm3d.data.volumes import read_ct, resample, working_grid
+from edm3d.data.xray_geometry import Cone, Geometry
 from edm3d.errors import InputError
 from tests.data.films import write_dicom
 from tests.data.phantoms import chest

@@ -13,7 +13,6 @@ import pytest
 
 from edm3d.data import pipeline
 from edm3d.data.cases import read_cases, read_dataset_info
-from edm3d.data.geometry import Cone, Geometry, check_geometry
 from edm3d.data.manifest import assign_splits, read_manifest
 from edm3d.data.pipeline import (
     check_patch_fits,
@@ -24,6 +23,7 @@ from edm3d.data.pipeline import (
 )
 from edm3d.data.projection import line_integrals
 from edm3d.data.records import write_records
+from edm3d.data.xray_geometry import Cone, Geometry, check_geometry
 from edm3d.errors import InputError
 from tests.configurations import ROOT
 from tests.data.phantoms import random_case, settings, write_cohort

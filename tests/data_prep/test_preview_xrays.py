@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from edm3d.data.geometry import Geometry
 from edm3d.data.projection import xray
 from edm3d.data.volumes import write_nifti
+from edm3d.data.xray_geometry import Geometry
 from tests.configurations import ROOT
 from tests.data.films import write_dicom, write_picture
 from tests.data.phantoms import axial_grid, chest

@@ -10,11 +10,11 @@ from edm3d import experiment
 from edm3d.data.bedside import bedside_xray
 from edm3d.data.cases import read_cases, read_dataset_info
 from edm3d.data.film_match import match_film
-from edm3d.data.geometry import Bedside, Cone, Geometry
 from edm3d.data.manifest import read_manifest
 from edm3d.data.projection import xray
 from edm3d.data.radiograph import read_radiograph
 from edm3d.data.records import cases_of_manifest, write_records
+from edm3d.data.xray_geometry import Bedside, Cone, Geometry
 from edm3d.errors import InputError
 from tests.configurations import load_config
 from tests.data.films import write_dicom

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from edm3d.data.geometry import MU_WATER_PER_MM, Cone, Geometry
 from edm3d.data.projection import (
     line_integrals,
     mean_unit_attenuation,
     ray_paths_mm,
     xray,
 )
+from edm3d.data.xray_geometry import MU_WATER_PER_MM, Cone, Geometry
 from edm3d.diffusion.conditioning import (
     Conditioning,
     add_residual,

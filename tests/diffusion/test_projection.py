@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from edm3d.data.geometry import MU_WATER_PER_MM, Cone, Geometry
 from edm3d.data.projection import xray
+from edm3d.data.xray_geometry import MU_WATER_PER_MM, Cone, Geometry
 from edm3d.diffusion.beam import VIEWS, attenuation
 from edm3d.diffusion.projection import (
     Patch,

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from edm3d.data.geometry import Bedside, Cone, Geometry, check_geometry, geometry_of
+from edm3d.data.xray_geometry import Bedside, Cone, Geometry, check_geometry, geometry_of
 from edm3d.errors import InputError
 
 DATA = {"mu_water_per_mm": 0.0206}
