@@ -2,8 +2,8 @@
 
 Clean, calibrated X-rays computed from the target nearly give its CT away. A bedside film is noisy,
 scattered, of unknown exposure and slightly turned. Each image of a case draws these from ranges
-(`edm3d.data.xray_geometry.Bedside`) by a seed that is a function of (seed, case, view) alone. The table
-stays in the beam, as it lies in the CT. The prior's own projection stays clean.
+(`edm3d.data.xray_geometry.Bedside`) by a seed that is a function of (seed, case, view) alone. The
+table stays in the beam, as it lies in the CT. The prior's own projection stays clean.
 """
 
 from dataclasses import dataclass
