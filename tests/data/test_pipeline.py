@@ -226,13 +226,14 @@ def test_a_cone_beam_batch_has_whole_films_and_their_beam():
         patch_batch(case, CONE, start_zyx=start, patch=8) for start in ((0, 0, 0), (9, 8, 7))
     )
     assert not {n for n in first if "xray" in n}
-    for name in FILMS:
+    np.testing.assert_allclose(first["beam"], [[1400.0, 1200.0, 2.0, 2.0]])
+    for line_integral, name in enumerate(FILMS, start=1):
         film = name.replace("xray", "film")
         np.testing.assert_array_equal(first[film], second[film])
         assert first[film].shape == (1, 215, 215) and first[film].dtype == np.float32
-    np.testing.assert_allclose(first["beam"], [[1400.0, 1200.0, 2.0, 2.0]])
-    middle = first["film_pa"][0, 107, 107]  # a line integral of 1 over 22 voxels of 2 mm
-    assert middle == pytest.approx((1 / (44 * 0.0206) - 1) * 1000 / 1024, rel=1e-5)
+        path_mm = 2.0 * (24 if "lat" in name else 22)  # of the middle ray
+        unit = (line_integral / (path_mm * 0.0206) - 1) * 1000 / 1024
+        assert first[film][0, 107, 107] == pytest.approx(unit, rel=1e-5)
 
 
 @pytest.mark.parametrize("detector_pitch_mm", [2.0, 430 / 300])
