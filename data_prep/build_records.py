@@ -33,6 +33,7 @@ from edm3d.data.partial import Share, partial_folder
 from edm3d.data.records import checked_groups, merge_records, write_records, write_share
 from edm3d.data.shards import RecordSettings, ShardSummary
 from edm3d.data.workers import usable_cores
+from edm3d.data.xray_geometry import geometry_of
 from edm3d.errors import InputError
 
 MANIFEST = flags.DEFINE_string("manifest", None, "The table of scans (CSV).", required=True)
@@ -54,16 +55,19 @@ SAME_SUBJECT_SPLITS = flags.DEFINE_bool(
 )
 
 
-def settings_of(data: Mapping[str, Any]) -> RecordSettings:
-    """The record settings of a config's `data` section."""
+def settings_of(data: Mapping[str, Any], seed: int) -> RecordSettings:
+    """The record settings of a config's `data` section; `seed` is that of bedside X-rays."""
+    geometry = geometry_of(data, seed)
     ranges = {name: tuple(value) for name, value in data["scalar_ranges"].items()}
     return RecordSettings(
         spacing_mm=float(data["spacing_mm"]),
         window_hu=(float(data["window_hu"][0]), float(data["window_hu"][1])),
         block=int(data["block"]),
         antialias=bool(data["antialias"]),
-        mu_water_per_mm=float(data["mu_water_per_mm"]),
+        mu_water_per_mm=geometry.mu_water_per_mm,
         scalar_ranges=ScalarRanges(**ranges),
+        cone=geometry.cone,
+        bedside=geometry.bedside,
     )
 
 
@@ -122,8 +126,8 @@ def settings_and_seed() -> tuple[RecordSettings, int, tuple[float, float, float]
     if CONFIG.value is None:
         raise InputError("--config is missing; give --config=configs/ards.py")
     try:
-        data = CONFIG.value.data
-        return settings_of(data), int(CONFIG.value.seed), fractions_of(data)
+        data, seed = CONFIG.value.data, int(CONFIG.value.seed)
+        return settings_of(data, seed), seed, fractions_of(data)
     except (KeyError, AttributeError, TypeError, ValueError, IndexError) as error:
         raise InputError(f"section data of --config is {error}; see configs/ards.py") from error
 

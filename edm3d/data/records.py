@@ -41,6 +41,7 @@ from edm3d.data.partial import (
     opened,
     partial_folder,
 )
+from edm3d.data.radiograph import read_radiograph
 from edm3d.data.shards import (
     DiskFault,
     Group,
@@ -52,6 +53,7 @@ from edm3d.data.shards import (
 )
 from edm3d.data.volumes import Grid, read_grid, working_grid
 from edm3d.data.workers import outcomes
+from edm3d.data.xray_geometry import Geometry, check_geometry
 from edm3d.errors import InputError
 
 _SCANS_KEPT = 16  # about 24 MB each for a whole chest at 2 mm
@@ -74,6 +76,7 @@ def check_settings(settings: RecordSettings) -> None:
             raise InputError(f"{name} is {value}; give a positive number")
     if settings.block < 8:
         raise InputError(f"block is {settings.block}; give at least 8 voxels (160 is usual)")
+    check_geometry(settings.geometry)
 
 
 def scan_faults(scan: Scan, ranges: ScalarRanges) -> Iterator[str]:
@@ -86,12 +89,12 @@ def scan_faults(scan: Scan, ranges: ScalarRanges) -> Iterator[str]:
                 f"row {scan.row}, column {field.name} is {value:g}; scalar_ranges of the config is "
                 f"{low:g}..{high:g}: leave the scan out or widen the range"
             )
-    for column in ("xray_pa", "xray_lat"):
-        if getattr(scan, column) is not None:
-            yield (
-                f"row {scan.row}, column {column} is filled; real radiographs cannot be read yet: "
-                "empty the column, X-rays are then computed from the target CT"
-            )
+    for view in ("pa", "lat"):
+        if path := getattr(scan, f"xray_{view}"):
+            try:
+                read_radiograph(path, view)
+            except InputError as error:
+                yield f"row {scan.row}: {error}"
 
 
 def check_scans(scans: Sequence[Scan], ranges: ScalarRanges) -> None:
@@ -191,7 +194,7 @@ def _dataset_info(
         window_hu=settings.window_hu,
         residual_std=_residual_std(shards),
         scalar_ranges=settings.scalar_ranges,
-        geometry={"kind": "parallel", "mu_water_per_mm": settings.mu_water_per_mm},
+        geometry=settings.geometry.to_json(),
         antialias=settings.antialias,
         block=settings.block,
         seed=seed,
@@ -368,7 +371,7 @@ class ManifestCases(Sequence[Case]):
         grid = working_grid(read_grid(prior.ct, series=prior.series), self.settings.spacing_mm)
         place = grid.shape_zyx, grid.affine_lps.tobytes()
         first, second = (self._kept(scan, *place) for scan in (prior, target))
-        return whole_case((prior, target), first, second, grid)
+        return whole_case((prior, target), first, second, grid, self.settings)
 
     def _read(self, scan: Scan, shape_zyx: tuple[int, int, int], affine_lps: bytes) -> OnGrid:
         """A scan on the grid that shape and affine (as bytes, to be a cache's key) make."""
@@ -382,12 +385,15 @@ def cases_of_manifest(
     """All pairs of a manifest as whole cases, prepared as the data set `info` was."""
     scans = read_manifest(path, allow_outside, same_subject_splits=True)
     check_scans(scans, info.scalar_ranges)
+    geometry = Geometry.from_json(info.geometry)
     settings = RecordSettings(
         spacing_mm=info.spacing_mm,
         window_hu=info.window_hu,
         block=info.block,
         antialias=info.antialias,
-        mu_water_per_mm=info.geometry["mu_water_per_mm"],
+        mu_water_per_mm=geometry.mu_water_per_mm,
         scalar_ranges=info.scalar_ranges,
+        cone=geometry.cone,
+        bedside=geometry.bedside,
     )
     return ManifestCases(pair_scans(scans), settings)

@@ -6,6 +6,7 @@ for each distinct working grid, however many pairs it is in. Read next: `edm3d.d
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import os
@@ -20,7 +21,8 @@ import numpy as np
 from edm3d.data.cases import UNIT_HU, Case, ScalarRanges, encode_case
 from edm3d.data.grid import Corner, block_corners, crop
 from edm3d.data.manifest import Pair, Scan, split_of_pair
-from edm3d.data.projection import line_integrals
+from edm3d.data.projection import xrays
+from edm3d.data.target_xray import target_xray
 from edm3d.data.volumes import (
     AIR_HU,
     Grid,
@@ -33,6 +35,7 @@ from edm3d.data.volumes import (
     same_grid,
     working_grid,
 )
+from edm3d.data.xray_geometry import Bedside, Cone, Geometry
 from edm3d.errors import InputError
 
 # Random access needs one record a group. zstd:1 is chosen for its size, not for speed: records take
@@ -51,6 +54,12 @@ class RecordSettings:
     antialias: bool
     mu_water_per_mm: float
     scalar_ranges: ScalarRanges
+    cone: Cone | None = None
+    bedside: Bedside | None = None
+
+    @property
+    def geometry(self) -> Geometry:
+        return Geometry(self.mu_water_per_mm, self.cone, self.bedside)
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,7 @@ class DiskFault(InputError):
 
 @dataclass(frozen=True, eq=False)
 class OnGrid:
-    """A scan on a working grid: int16 HU, its X-rays, its lung mask, the share it covers."""
+    """A scan on a working grid: int16 HU, clean X-rays, its lung mask, the share it covers."""
 
     hu: np.ndarray
     xray_pa: np.ndarray
@@ -135,9 +144,7 @@ def _to_grid(scan: Scan, ct: Volume, grid: Grid, settings: RecordSettings) -> On
     hu = np.rint(resample(ct, grid, antialias=settings.antialias)).astype(np.int16)
     covered = coverage(ct.grid, grid)
     del ct  # the largest array: gone before a mask as large is read
-    pa, lat = line_integrals(
-        hu, spacing_mm=settings.spacing_mm, mu_water_per_mm=settings.mu_water_per_mm
-    )
+    pa, lat = xrays(hu, settings.geometry, spacing_mm=settings.spacing_mm)
     labels = _labels_on(scan, grid, settings.antialias)
     return OnGrid(hu, pa, lat, labels, covered)
 
@@ -161,7 +168,9 @@ def _priors_by_grid(scans: Sequence[Scan], spacing_mm: float) -> list[tuple[Grid
     return found
 
 
-def whole_case(pair: Pair, prior: OnGrid, target: OnGrid, grid: Grid) -> Case:
+def whole_case(
+    pair: Pair, prior: OnGrid, target: OnGrid, grid: Grid, settings: RecordSettings
+) -> Case:
     """The case of a pair whose scans lie on `grid`, the prior's working grid."""
     first, second = pair
     if target.covered == 0:
@@ -174,8 +183,16 @@ def whole_case(pair: Pair, prior: OnGrid, target: OnGrid, grid: Grid) -> Case:
             f"{second.ct} covers {target.covered:.0%} of {first.ct} in scanner coordinates; pair "
             f"only scans that share {LEAST_COVERAGE:.0%} of the prior or more"
         )
+    case_id = f"{first.subject}__{first.scan}__{second.scan}"
+    seen = functools.partial(
+        target_xray,
+        target_hu=target.hu,
+        geometry=settings.geometry,
+        spacing_mm=settings.spacing_mm,
+        case_id=case_id,
+    )
     return Case(
-        case_id=f"{first.subject}__{first.scan}__{second.scan}",
+        case_id=case_id,
         subject=first.subject,
         prior_scan=first.scan,
         target_scan=second.scan,
@@ -185,8 +202,8 @@ def whole_case(pair: Pair, prior: OnGrid, target: OnGrid, grid: Grid) -> Case:
         target_ventilation=second.ventilation,
         prior_hu=prior.hu,
         target_hu=target.hu,
-        xray_pa=target.xray_pa,
-        xray_lat=target.xray_lat,
+        xray_pa=seen("pa", second.xray_pa, clean=target.xray_pa, prior=prior.xray_pa),
+        xray_lat=seen("lat", second.xray_lat, clean=target.xray_lat, prior=prior.xray_lat),
         prior_xray_pa=prior.xray_pa,
         prior_xray_lat=prior.xray_lat,
         affine_lps=grid.affine_lps,
@@ -342,4 +359,4 @@ def _add_pairs(
         prior = shelf.get(prior_scan)
         for pair, split in group:
             target = shelf.get(pair[1])
-            shards[split].add(whole_case(pair, prior, target, grid), target.covered)
+            shards[split].add(whole_case(pair, prior, target, grid, settings), target.covered)
