@@ -27,14 +27,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.make_virtual_cohort import folder_made_whole
 from edm3d import command
-from edm3d.data.dicom import Series, is_companion, volume_of
+from edm3d.data.dicom import Series, is_companion, posture, volume_of
 from edm3d.data.dicom_frames import count_frames
 from edm3d.data.dicom_header import read_header
 from edm3d.data.manifest import REQUIRED
 from edm3d.data.volumes import AIR_HU, check_hu, write_nifti
 from edm3d.errors import InputError
-
-_POSITIONS = {"HFS": "supine", "FFS": "supine", "HFP": "prone", "FFP": "prone"}
 
 
 def define_flags() -> None:
@@ -83,11 +81,15 @@ class Outcome:
     without_pixels: int
 
 
+def _unreadable_folder(error: OSError) -> None:
+    raise InputError(f"{error.filename} cannot be listed ({error.strerror}); mend that") from error
+
+
 def _files(root: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(root):
+    for folder, folders, names in os.walk(root, onerror=_unreadable_folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for path in (Path(folder, name) for name in sorted(names)):
-            if path.is_file() and not is_companion(path):
+            if not is_companion(path):
                 yield path
 
 
@@ -140,11 +142,10 @@ def _write(group: _Group, path: Path, root: Path) -> Imported:
     check_hu(volume, str(folder))
     hu = np.rint(np.maximum(volume.values, np.float32(AIR_HU))).astype(np.int16)
     write_nifti(path, hu, volume.grid)
-    posture = "".join(headers[0].values.get("patient_position") or [])
     return Imported(
         subject=group.subject,
         scan="",
-        position=_POSITIONS.get(posture, ""),
+        position=posture(headers[0]) or "",
         series_number=group.number,
         slices=sum(map(count_frames, headers)),
         spacing_zyx_mm=volume.grid.spacing_zyx_mm,

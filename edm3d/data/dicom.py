@@ -26,12 +26,20 @@ from edm3d.data.geometry import (
 )
 from edm3d.errors import InputError
 
-__all__ = ["Series", "find_series", "is_dicom_file", "read_series", "read_series_grid"]
+__all__ = [
+    "Series",
+    "find_series",
+    "is_dicom_file",
+    "read_posture",
+    "read_series",
+    "read_series_grid",
+]
 
 MOST_FILES = 20_000
 _COMPANIONS = {".txt", ".csv", ".tsv", ".json", ".md", ".xml", ".html", ".pdf", ".log", ".ini"}
 _COMPANIONS |= {".jpg", ".jpeg", ".png", ".gif", ".db", ".nii", ".gz", ".zip", ".exe", ".inf"}
 _SHOWN = 6
+_POSTURES = {"HFS": "supine", "FFS": "supine", "HFP": "prone", "FFP": "prone"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +68,7 @@ def image_files(folder: Path) -> list[Path]:
 
     Hidden files, a DICOMDIR and companions such as .txt or .png are passed over.
     """
-    files = [p for p in sorted(folder.iterdir()) if p.is_file() and not is_companion(p)]
+    files = [p for p in sorted(folder.iterdir()) if not (p.is_dir() or is_companion(p))]
     if not files:
         raise InputError(f"folder {folder} holds no DICOM files itself; name the series' folder")
     if len(files) > MOST_FILES:
@@ -149,6 +157,16 @@ def volume_of(series: Series, name: str) -> Volume:
     values = np.empty(stacked.shape_xyz[::-1], np.float32)
     _fill(stacked, values)
     return Volume(np.ascontiguousarray(turned(values.transpose(2, 1, 0), turn)), grid)
+
+
+def posture(header: Header) -> str | None:
+    """`supine` or `prone` as the header tells; None for other positions and where it is silent."""
+    return _POSTURES.get("".join(header.values.get("patient_position") or []))
+
+
+def read_posture(path: Path, asked: str | None = None) -> str | None:
+    """How the subject of the series at a path lay, see `posture`."""
+    return posture(pick_series(path, asked).headers[0])
 
 
 def read_series(path: Path, asked: str | None = None) -> Volume:

@@ -12,7 +12,7 @@ import math
 import re
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,7 +39,8 @@ _LONG_VRS = {b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UC", b"UR", b"UT
 _LONG_VRS |= {b"SV", b"UV"}
 _MOST_BYTES = 2**12  # of one value that is kept
 _MOST_DEPTH = 8
-_MOST_INFLATED = 2**30
+_MOST_INFLATED = 2**29
+_MOST_ELEMENTS = 1_000_000  # an enhanced CT of 1000 frames has a tenth: some seconds to parse
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -74,6 +75,7 @@ class _Stream:
     size: int
     explicit: bool
     order: str  # "<" or ">"
+    left: int = _MOST_ELEMENTS
 
     def take(self, count: int) -> bytes:
         data = self.file.read(count)
@@ -95,6 +97,9 @@ class _Stream:
 
     def element(self) -> tuple[int, bytes, int]:
         """Tag, VR (empty where it is implicit) and length of the next element."""
+        self.left -= 1
+        if self.left < 0:
+            raise _Damaged(f"its header has over {_MOST_ELEMENTS} elements")
         group, element = self.numbers("HH")
         tag = group << 16 | element
         if group == 0xFFFE or not self.explicit:
@@ -158,8 +163,10 @@ def _items(stream: _Stream, length: int, depth: int) -> list[dict[str, Any]]:
 def _sequence(stream: _Stream, vr: bytes, length: int, depth: int) -> list[dict[str, Any]]:
     if vr != b"UN":
         return _items(stream, length, depth + 1)
-    inner = _Stream(stream.file, stream.size, False, "<")  # PS3.5 6.2.2: UN hides implicit VR
-    return _items(inner, length, depth + 1)
+    inner = replace(stream, explicit=False, order="<")  # PS3.5 6.2.2: UN hides implicit VR
+    items = _items(inner, length, depth + 1)
+    stream.left = inner.left
+    return items
 
 
 def _data_set(stream: _Stream, length: int, depth: int = 0) -> tuple[dict[str, Any], int | None]:
@@ -212,6 +219,8 @@ def _inflated(file: BinaryIO) -> bytes:
 
 
 def _parse(path: Path) -> Header:
+    if path.exists() and not path.is_file():  # a pipe would never end
+        raise _Damaged("it is no plain file")
     size = path.stat().st_size
     with open(path, "rb") as file:
         if file.read(132)[128:] != b"DICM":

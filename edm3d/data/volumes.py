@@ -47,7 +47,10 @@ def _is_dicom(path: Path) -> bool:
         return True
     if not path.is_file():
         raise InputError(f"{path} does not exist; correct the path")
-    return dicom.is_dicom_file(path)
+    try:
+        return dicom.is_dicom_file(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be opened ({error.strerror}); mend that") from error
 
 
 def _refuse_series(path: Path, series: str | None) -> None:

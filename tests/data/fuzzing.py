@@ -21,10 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
+from edm3d.data.dicom_tags import DEFLATED, EXPLICIT
 from edm3d.data.manifest import read_manifest
 from edm3d.data.volumes import Volume, read_ct, read_grid, same_grid
 from edm3d.errors import InputError
-from tests.data.dicom_phantoms import enhanced_fields, write_file, write_series
+from tests.data.dicom_phantoms import data_set, enhanced_fields, write_file, write_series
 from tests.data.mutations import DICOM, MANIFEST, META, NIFTI, Mutation, truncated, zeroed
 from tests.data.phantoms import chest, write_manifest
 
@@ -49,6 +50,14 @@ def _bombs(kind: str) -> bytes:
     for _ in range({"exact": 16, "more": 40, "less": 3}[kind]):
         out += packed.compress(bytes(8_000_000))  # 16 of them are 400^3 int16
     return out + packed.flush()
+
+
+def _deflated_bomb() -> bytes:
+    """A DICOM file of a megabyte that unpacks to a gigabyte of empty elements."""
+    data = data_set({0x00020010: ("UI", DEFLATED)}, EXPLICIT)
+    packed = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    body = b"".join(packed.compress(bytes(2**24)) for _ in range(64)) + packed.flush()
+    return bytes(128) + b"DICM" + data + body
 
 
 def _sources(folder: Path) -> dict[str, tuple[Path, list[Mutation], int]]:
@@ -85,6 +94,12 @@ def _sources(folder: Path) -> dict[str, tuple[Path, list[Mutation], int]]:
         "packed.nrrd": (folder / "packed.nrrd", META, 2),
         "csv": (folder / "scans.csv", MANIFEST, 6),
     }
+
+
+def _many_elements() -> bytes:
+    """A DICOM file of forty megabytes of empty private elements."""
+    data = data_set({0x00020010: ("UI", EXPLICIT)}, EXPLICIT)
+    return bytes(128) + b"DICM" + data + b"\x41\0\x10\x10LO\0\0" * 5_000_000
 
 
 def _compressed(folder: Path) -> Path:
@@ -188,6 +203,10 @@ def main(folder: Path, rounds: int = 1) -> None:
         path = folder / f"{bomb}.nii.gz"
         path.write_bytes(_bombs(bomb))
         _judge(f"bomb-{bomb}", "nii.gz", path, None, False)
+    (folder / "deflated.dcm").write_bytes(_deflated_bomb())
+    _judge("bomb-deflated", "enhanced", folder / "deflated.dcm", None, False)
+    (folder / "elements.dcm").write_bytes(_many_elements())
+    _judge("bomb-elements", "enhanced", folder / "elements.dcm", None, False)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps(dict(name="peak", outcome="peak", why=str(peak), seconds=0)))
 

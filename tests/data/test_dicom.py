@@ -1,11 +1,12 @@
 """DICOM series read in HU and place, whatever their order, scale, padding and kind."""
 
+import os
 import random
 
 import numpy as np
 import pytest
 
-from edm3d.data.dicom import find_series
+from edm3d.data.dicom import find_series, read_posture
 from edm3d.data.volumes import read_ct, read_grid, same_grid, write_nifti
 from tests.data.dicom_phantoms import (
     BIG_ENDIAN,
@@ -225,6 +226,23 @@ def test_two_real_phases_in_one_folder_are_listed(tmp_path, real_data):
     keys = [one.key for one in find_series(tmp_path)]
     lungs = [np.mean(read_ct(tmp_path, series=key).values < -500) for key in keys]
     assert lungs[0] != lungs[1]
+
+
+def test_the_header_tells_supine_from_prone(tmp_path):
+    for code, lies in (("HFS", "supine"), ("FFP", "prone"), ("HFDL", None), ("", None)):
+        write_series(tmp_path / "s", change=lambda _, f, c=code: f | {0x00185100: ("CS", c)})
+        assert read_posture(tmp_path / "s") == lies
+
+
+def test_a_broken_link_or_a_pipe_among_the_slices_is_refused(tmp_path):
+    write_series(tmp_path / "s")
+    last = tmp_path / "s" / "011.dcm"
+    last.rename(tmp_path / "moved")
+    last.symlink_to(tmp_path / "nowhere")
+    assert "011.dcm is no readable DICOM (No such file" in refusal(tmp_path / "s")
+    last.unlink()
+    os.mkfifo(last)
+    assert "011.dcm is no readable DICOM (it is no plain file)" in refusal(tmp_path / "s")
 
 
 def test_records_made_from_dicom_equal_those_from_its_nifti(tmp_path):
