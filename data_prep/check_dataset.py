@@ -28,7 +28,7 @@ from data_prep.dataset_check.measure import Seen
 from edm3d import command
 from edm3d.data.cases import SPLITS, ScalarRanges
 from edm3d.data.manifest import Rows, Scan, assign_splits, read_rows
-from edm3d.data.records import scan_faults
+from edm3d.data.record_checks import scan_faults
 from edm3d.data.workers import outcomes, usable_cores
 from edm3d.errors import InputError
 
@@ -167,8 +167,14 @@ def as_json(seen: Sequence[Seen], findings: Sequence[Finding], told: Sequence[st
     return json.dumps(content, indent=2, allow_nan=False)
 
 
-def _write_page(path: Path, text: str) -> None:
+def _place_of_page(path: Path) -> None:
+    """Makes the page's folder; raises `InputError` or `OSError` before hours of work, not after."""
+    if path.is_dir():
+        raise InputError(f"--html {path} is a folder; give FOLDER/page.html")
     path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _write_page(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.part-{os.getpid()}")
     try:
         temporary.write_text(text, encoding="utf-8")
@@ -180,10 +186,10 @@ def _write_page(path: Path, text: str) -> None:
 def main(argv: list[str]) -> None:
     del argv
     f = flags.FLAGS
-    if f.html and Path(f.html).is_dir():
-        raise InputError(f"--html {f.html} is a folder; give FOLDER/page.html")
     rows = read_rows(f.manifest, f.allow_outside, same_subject_splits=f.same_subject_splits)
     scans, ranges = splits_and_ranges(rows, f.config, f.same_subject_splits)
+    if f.html:
+        _place_of_page(Path(f.html))
     seen = see_all(rows, f.workers)
     findings = all_findings(rows, seen, ranges, scans)
     told = summary(scans, findings)

@@ -12,16 +12,14 @@ else it is built anew. Read next: `edm3d.data.records`, which fills and empties 
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import edm3d
 from edm3d.data.cases import DATASET_FILE, SCHEMA_VERSION
@@ -34,37 +32,11 @@ from edm3d.data.shards import (
     sha256_of,
     write_group,
 )
+from edm3d.data.share import Share, held
 from edm3d.errors import InputError
 
 SETTINGS_FILE, SUMMARY_FILE, STAGING_FILE = "settings.json", "summary.json", "staging.json"
 GROUPS, STAGED, OLD = "groups", "staged", "old"
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Share:
-    """Part `number` (from 1) of the `of` parts that processes divide the groups into."""
-
-    number: int = 1
-    of: int = 1
-
-    def __post_init__(self):
-        if not 1 <= self.number <= self.of:
-            raise InputError(
-                f"--shard is {self}; give i/n with i from 1 to n, for example --shard=1/8"
-            )
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.of}"
-
-    @property
-    def name(self) -> str:
-        return f"{self.number}-of-{self.of}"
-
-    def part_of(self, items: Sequence[T]) -> list[T]:
-        """This part of `items`: every n-th one."""
-        return list(items[self.number - 1 :: self.of])
 
 
 def partial_folder(out: Path) -> Path:
@@ -90,7 +62,7 @@ def opened(folder: Path, settings: RecordSettings, share: Share, restart: bool) 
         InputError: another process is at work there, or it was begun with other settings.
     """
     _make(folder)
-    with _held(folder, share):
+    with held(folder, share):
         if restart:
             _forget_groups(folder)
         _agree_on_settings(folder / SETTINGS_FILE, settings)
@@ -116,31 +88,6 @@ def _make(folder: Path) -> None:
     except OSError as error:
         fault = f"{folder.parent} cannot be written to ({error.strerror})"
         raise InputError(f"{fault}; change --out") from error
-
-
-@contextlib.contextmanager
-def _held(folder: Path, share: Share) -> Iterator[None]:
-    with _locked(folder / f"{share.name}.lock", share):
-        # Shares of one division work side by side; those of another would share groups with it.
-        for other in sorted(folder.glob("*-of-*.lock")):
-            if not other.name.endswith(f"-of-{share.of}.lock"):
-                with _locked(other, share):
-                    pass
-        yield
-
-
-@contextlib.contextmanager
-def _locked(path: Path, share: Share) -> Iterator[None]:
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            other = path.stem.replace("-of-", "/")
-            raise InputError(
-                f"{path.parent} is in use by another build_records.py (part {other}, this is "
-                f"{share}); wait for it to end, or choose another --out"
-            ) from error
-        yield
 
 
 def _forget_groups(folder: Path) -> None:
@@ -174,15 +121,14 @@ def _agree_on_settings(path: Path, settings: RecordSettings) -> None:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    """Writes `text` so that `path` never holds a part of it."""
+    """Writes `text` so that `path` never holds a part of it, whichever machines write at once."""
+    temporary = path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}")
     with disk_faults(path):
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with open(descriptor, "w", encoding="utf-8") as file:
+        with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(descriptor)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
 
 
 # One group.

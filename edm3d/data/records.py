@@ -6,25 +6,21 @@ written. Read next: `edm3d.data.shards` (one group), `edm3d.data.partial` (where
 how an interrupted build goes on), `edm3d.data.pipeline` (how training reads the folder).
 """
 
-import dataclasses
 import functools
 import itertools
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 
-import edm3d
 from edm3d.data.cases import (
     DATASET_FILE,
-    SCHEMA_VERSION,
     SPLITS,
     Case,
     DatasetInfo,
-    ScalarRanges,
 )
+from edm3d.data.dataset_info import dataset_info
 from edm3d.data.manifest import (
     Pair,
     Scan,
@@ -34,14 +30,13 @@ from edm3d.data.manifest import (
     split_of_pair,
 )
 from edm3d.data.partial import (
-    Share,
     build_group,
     finished_group,
     move_into_place,
     opened,
     partial_folder,
 )
-from edm3d.data.radiograph import read_radiograph
+from edm3d.data.record_checks import check_scans, check_settings
 from edm3d.data.shards import (
     DiskFault,
     Group,
@@ -51,65 +46,13 @@ from edm3d.data.shards import (
     read_on_grid,
     whole_case,
 )
+from edm3d.data.share import Share
 from edm3d.data.volumes import Grid, read_grid, working_grid
 from edm3d.data.workers import outcomes
-from edm3d.data.xray_geometry import Geometry, check_geometry
+from edm3d.data.xray_geometry import Geometry
 from edm3d.errors import InputError
 
 _SCANS_KEPT = 16  # about 24 MB each for a whole chest at 2 mm
-
-
-def check_settings(settings: RecordSettings) -> None:
-    """Raises `InputError` for a setting that no records can be built with."""
-
-    def rising(name: str, low_high: tuple[float, float]) -> None:
-        low, high = low_high
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise InputError(f"{name} is {low_high}; give a low and a higher number")
-
-    rising("window_hu", settings.window_hu)
-    rising("scalar_ranges.peep_cmh2o", settings.scalar_ranges.peep_cmh2o)
-    rising("scalar_ranges.tidal_volume_ml_kg", settings.scalar_ranges.tidal_volume_ml_kg)
-    for name in ("spacing_mm", "mu_water_per_mm"):
-        value = getattr(settings, name)
-        if not (math.isfinite(value) and value > 0):
-            raise InputError(f"{name} is {value}; give a positive number")
-    if settings.block < 8:
-        raise InputError(f"block is {settings.block}; give at least 8 voxels (160 is usual)")
-    check_geometry(settings.geometry)
-
-
-def scan_faults(scan: Scan, ranges: ScalarRanges) -> Iterator[str]:
-    """What of a scan's row stands against building records of it."""
-    for field in dataclasses.fields(ranges):
-        low, high = getattr(ranges, field.name)
-        value = getattr(scan.ventilation, field.name)
-        if not low <= value <= high:
-            yield (
-                f"row {scan.row}, column {field.name} is {value:g}; scalar_ranges of the config is "
-                f"{low:g}..{high:g}: leave the scan out or widen the range"
-            )
-    for view in ("pa", "lat"):
-        if path := getattr(scan, f"xray_{view}"):
-            try:
-                read_radiograph(path, view)
-            except InputError as error:
-                yield f"row {scan.row}: {error}"
-
-
-def check_scans(scans: Sequence[Scan], ranges: ScalarRanges) -> None:
-    """Raises one `InputError` for all scans with bad settings, X-rays or headers."""
-    faults = []
-    for scan in scans:
-        faults += scan_faults(scan, ranges)
-        for path, series in ((scan.ct, scan.series), (scan.lung_mask, None)):
-            try:
-                if path:
-                    read_grid(path, series=series)
-            except InputError as error:
-                faults.append(f"row {scan.row}: {error}")
-    if faults:
-        raise InputError("\n".join(faults))
 
 
 def _plan(scans: Sequence[Scan]) -> list[Group]:
@@ -171,53 +114,6 @@ def _build(
     return shards
 
 
-def _residual_std(shards: Sequence[ShardSummary]) -> float:
-    voxels = sum(s.voxels for s in shards)
-    mean = math.fsum(s.residual_sum for s in shards) / voxels
-    square = math.fsum(s.residual_square_sum for s in shards) / voxels
-    std = math.sqrt(max(square - mean**2, 0.0))
-    if std == 0:
-        raise InputError("residual std of the training pairs is 0; their scans are copies")
-    return std
-
-
-def _dataset_info(
-    shards: Sequence[ShardSummary], settings: RecordSettings, seed: int, split_by: str
-) -> DatasetInfo:
-    def of(split: str) -> list[ShardSummary]:
-        return [shard for shard in shards if shard.split == split]
-
-    return DatasetInfo(
-        schema_version=SCHEMA_VERSION,
-        edm3d_version=edm3d.__version__,
-        spacing_mm=settings.spacing_mm,
-        window_hu=settings.window_hu,
-        residual_std=_residual_std(shards),
-        scalar_ranges=settings.scalar_ranges,
-        geometry=settings.geometry.to_json(),
-        antialias=settings.antialias,
-        block=settings.block,
-        seed=seed,
-        split_by=split_by,
-        subjects={split: sorted({s.subject for s in of(split)}) for split in SPLITS},
-        counts={
-            split: {
-                "cases": sum(s.cases for s in of(split)),
-                "records": sum(s.records for s in of(split)),
-            }
-            for split in SPLITS
-        },
-        least_coverage={
-            split: min((s.least_coverage for s in of(split)), default=1.0) for split in SPLITS
-        },
-        largest_volume_zyx={
-            split: np.max([(0, 0, 0), *(s.largest_volume_zyx for s in of(split))], axis=0).tolist()
-            for split in SPLITS
-        },
-        files={s.name: {"sha256": s.sha256, "bytes": s.size_bytes} for s in shards},
-    )
-
-
 def _check_out(out: Path, overwrite: bool) -> None:
     if not out.exists():
         return
@@ -247,7 +143,7 @@ def _finish(
     split_by: str,
 ) -> tuple[DatasetInfo, list[ShardSummary]]:
     ordered = sorted(shards, key=lambda shard: shard.name)
-    info = _dataset_info(ordered, settings, seed, split_by)
+    info = dataset_info(ordered, settings, seed, split_by)
     move_into_place(partial_folder(out), groups, info.to_json(), out)
     return info, ordered
 

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from edm3d.data.manifest import read_manifest
-from edm3d.data.partial import GROUPS, Share, opened, partial_folder
+from edm3d.data.partial import GROUPS, opened, partial_folder
 from edm3d.data.records import merge_records, write_records, write_share
 from edm3d.data.shards import write_group
+from edm3d.data.share import Share
 from edm3d.errors import InputError
 from tests.data.phantoms import axial_grid, chest, settings, write_cohort, write_nifti
 from tests.data_prep.test_build_records import CONFIG, REPOSITORY
