@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import locale
 import subprocess
 import sys
 from pathlib import Path
@@ -55,7 +56,7 @@ def write_with_markers(folder: Path, **more: str) -> np.ndarray:
     import SimpleITK as sitk
 
     folder.mkdir(parents=True)
-    hu = chest(SHAPE)
+    hu, spoken = chest(SHAPE), locale.setlocale(locale.LC_ALL)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     for z, plane in enumerate(hu):
@@ -68,6 +69,7 @@ def write_with_markers(folder: Path, **more: str) -> np.ndarray:
             image.SetMetaData(key, value)
         writer.SetFileName(str(folder / f"{z}.dcm"))
         writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, spoken)  # ITK's writer leaves "C", in which files are ASCII
     return hu
 
 
