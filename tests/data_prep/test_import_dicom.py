@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import locale
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +12,15 @@ import numpy as np
 import pytest
 
 from data_prep.import_dicom import import_tree, write_tables
+from edm3d.data.cases import read_cases
 from edm3d.data.dicom_header import read_header
 from edm3d.data.manifest import REQUIRED, read_manifest
+from edm3d.data.records import write_records
 from edm3d.data.volumes import read_ct
 from edm3d.errors import InputError
 from tests.configurations import ROOT
 from tests.data.dicom_phantoms import SERIES_UID, SHAPE, SPACING_ZYX, write_series
-from tests.data.phantoms import chest
+from tests.data.phantoms import chest, settings, write_manifest
 
 MARKERS = {  # every field that tells who, where, when; values that nothing else writes
     "0008|0020": "19770317",
@@ -50,12 +53,12 @@ MARKERS = {  # every field that tells who, where, when; values that nothing else
 SECRETS = [b"MARK", b"771177", b"1977031", b"19770320", b"19550505"]
 
 
-def write_with_markers(folder: Path, **more: str) -> np.ndarray:
+def write_with_markers(folder: Path, seed: int = 0, **more: str) -> np.ndarray:
     """A CT series with every identifying field set, written by SimpleITK; returns its HU."""
     import SimpleITK as sitk
 
     folder.mkdir(parents=True)
-    hu = chest(SHAPE)
+    hu, spoken = chest(SHAPE, seed=seed), locale.setlocale(locale.LC_ALL)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     for z, plane in enumerate(hu):
@@ -68,6 +71,7 @@ def write_with_markers(folder: Path, **more: str) -> np.ndarray:
             image.SetMetaData(key, value)
         writer.SetFileName(str(folder / f"{z}.dcm"))
         writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, spoken)  # ITK's writer leaves "C", in which files are ASCII
     return hu
 
 
@@ -142,6 +146,20 @@ def test_nothing_of_a_person_is_in_outputs_logs_or_the_error_of_two_series(tmp_p
     with pytest.raises(InputError, match="holds 2 series") as caught:
         read_ct(tmp_path / "tree" / "a")
     assert_no_secret(str(caught.value).encode())
+
+
+def test_nothing_of_a_person_is_in_records_made_from_dicom(tmp_path):
+    write_with_markers(tmp_path / "a")
+    write_with_markers(tmp_path / "b", 1, **{"0020|000e": "1.2.826.0.1.771177.4"})
+    row = dict(subject="pig1", stage="early", position="prone", phase="expiration", split="train")
+    row |= dict(peep_cmh2o=5, tidal_volume_ml_kg=8)
+    rows = [row | dict(scan=name, ct=name) for name in ("a", "b")]
+    scans = read_manifest(write_manifest(tmp_path, rows))
+    write_records(scans, tmp_path / "records", settings(), seed=0)
+    cases = list(read_cases(tmp_path / "records", "train"))
+    assert len(cases) == 2
+    # Records are packed, so their fields are looked at as well as their bytes.
+    assert_no_secret(contents(tmp_path / "records") + repr(cases).encode())
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
