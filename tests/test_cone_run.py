@@ -31,7 +31,7 @@ def trained(widths, records, run, space) -> Path:
     config = tiny_config(widths, records, run)
     config.data.geometry, config.data.xray = "cone", "bedside"
     config.data.cone.update(detector_size_mm=CONE.detector_size_mm, detector_pitch_mm=10.0)
-    config.mesh.space = space
+    config.mesh.space, config.train.steps = space, 2
     train(config)
     return run
 
