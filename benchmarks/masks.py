@@ -26,7 +26,8 @@ def compare(scan: Scan, spacing_mm: float) -> tuple[float, float, float]:
     """Exact lung volume and the classical one's error, both in ml, and Dice of one scan."""
     ranges = ScalarRanges((0.0, 50.0), (0.0, 50.0))
     settings = RecordSettings(spacing_mm, (-1024.0, 1024.0), 160, True, 0.0206, ranges)
-    placed = read_on_grid(scan, working_grid(read_grid(scan.ct), spacing_mm), settings)
+    grid = working_grid(read_grid(scan.ct, series=scan.series), spacing_mm)
+    placed = read_on_grid(scan, grid, settings)
     assert placed.lung_mask is not None
     exact, found = placed.lung_mask > 0, classical_lungs(placed.hu, spacing_mm) > 0
     ml = spacing_mm**3 / 1000

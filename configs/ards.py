@@ -30,6 +30,12 @@ def get_config() -> ConfigDict:
     config.data.antialias = False
     config.data.residual_scale = "measured"  # "none": sigma_data as it is, the paper's silence
     config.data.mu_water_per_mm = 0.0206
+    config.data.xray = "clean"  # "bedside": noise, scatter, unknown gain and offset, pose
+    config.data.geometry = "parallel"  # "cone": of a mobile unit, as follows
+    config.data.cone = ConfigDict(
+        {"source_to_detector_mm": 1400.0, "source_to_isocentre_mm": 1200.0}
+        | {"detector_size_mm": (430.0, 430.0), "detector_pitch_mm": 2.0}
+    )
     config.data.scalar_ranges = ConfigDict(
         {"peep_cmh2o": (3.0, 15.0), "tidal_volume_ml_kg": (6.0, 12.0)}
     )

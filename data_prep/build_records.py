@@ -5,11 +5,21 @@
 
 Every pair of scans of one subject, stage and position becomes a case on the prior's working grid,
 with X-rays computed from the target. `edm3d.data.manifest` lists the table's columns.
+
+Interrupted, the same command goes on where it stopped: finished groups wait in the hidden folder
+.NAME.part beside --out. A group whose rows or files have changed is built anew; other settings are
+refused unless --restart is given. Many machines share the work, each with one of n parts, and one
+then merges (launch/build_records.sbatch):
+
+    python data_prep/build_records.py ... --shard=3/8
+    python data_prep/build_records.py ... --merge
 """
 
-import os
+import re
 import time
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -18,16 +28,23 @@ from tqdm import tqdm
 
 from edm3d import command
 from edm3d.data.cases import SPLITS, DatasetInfo, ScalarRanges
-from edm3d.data.manifest import Scan, assign_splits, pair_scans, read_manifest, split_of_pair
-from edm3d.data.records import write_records
+from edm3d.data.manifest import Scan, assign_splits, read_manifest
+from edm3d.data.partial import partial_folder
+from edm3d.data.records import checked_groups, merge_records, write_records, write_share
 from edm3d.data.shards import RecordSettings, ShardSummary
+from edm3d.data.share import Share
+from edm3d.data.workers import usable_cores
+from edm3d.data.xray_geometry import geometry_of
 from edm3d.errors import InputError
 
 MANIFEST = flags.DEFINE_string("manifest", None, "The table of scans (CSV).", required=True)
 OUT = flags.DEFINE_string("out", None, "The folder of records to make.", required=True)
 CONFIG = config_flags.DEFINE_config_file("config", None, "A configuration; its section `data`.")
-WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes.", lower_bound=1)
+WORKERS = flags.DEFINE_integer("workers", usable_cores(), "Processes.", lower_bound=1)
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the records that --out holds.")
+RESTART = flags.DEFINE_bool("restart", False, "Build anew what an earlier command finished.")
+SHARD = flags.DEFINE_string("shard", None, "Build part i of n only, as i/n; i counts from 1.")
+MERGE = flags.DEFINE_bool("merge", False, "Make --out of the parts, once all are built.")
 ALLOW_OUTSIDE = flags.DEFINE_bool(
     "allow_outside", False, "Let the table's paths leave the folder of the table."
 )
@@ -39,16 +56,19 @@ SAME_SUBJECT_SPLITS = flags.DEFINE_bool(
 )
 
 
-def settings_of(data: Mapping[str, Any]) -> RecordSettings:
-    """The record settings of a config's `data` section."""
+def settings_of(data: Mapping[str, Any], seed: int) -> RecordSettings:
+    """The record settings of a config's `data` section; `seed` is that of bedside X-rays."""
+    geometry = geometry_of(data, seed)
     ranges = {name: tuple(value) for name, value in data["scalar_ranges"].items()}
     return RecordSettings(
         spacing_mm=float(data["spacing_mm"]),
         window_hu=(float(data["window_hu"][0]), float(data["window_hu"][1])),
         block=int(data["block"]),
         antialias=bool(data["antialias"]),
-        mu_water_per_mm=float(data["mu_water_per_mm"]),
+        mu_water_per_mm=geometry.mu_water_per_mm,
         scalar_ranges=ScalarRanges(**ranges),
+        cone=geometry.cone,
+        bedside=geometry.bedside,
     )
 
 
@@ -87,20 +107,61 @@ def show(info: DatasetInfo, shards: list[ShardSummary], seconds: float) -> None:
         print("note: SPLIT BY PAIR of one subject: results say nothing about new subjects")
 
 
-def main(argv: list[str]) -> None:
-    del argv
+def share_of_flags() -> Share | None:
+    """The part that --shard names."""
+    if RESTART.value and (SHARD.value is not None or MERGE.value):
+        folder = partial_folder(Path(OUT.value).absolute())
+        raise InputError(f"--restart would undo other parts; remove {folder} by hand instead")
+    if SHARD.value is None:
+        return None
+    if MERGE.value:
+        raise InputError("--shard and --merge are both given; build the parts, then merge them")
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", SHARD.value)
+    if not found:
+        raise InputError(f"--shard is {SHARD.value!r}; give i/n, for example --shard=1/8")
+    return Share(int(found[1]), int(found[2]))
+
+
+def settings_and_seed() -> tuple[RecordSettings, int, tuple[float, float, float]]:
+    """Record settings, seed and split fractions of --config."""
     if CONFIG.value is None:
         raise InputError("--config is missing; give --config=configs/ards.py")
     try:
-        settings, seed = settings_of(CONFIG.value.data), int(CONFIG.value.seed)
-        fractions = fractions_of(CONFIG.value.data)
+        data, seed = CONFIG.value.data, int(CONFIG.value.seed)
+        return settings_of(data, seed), seed, fractions_of(data)
     except (KeyError, AttributeError, TypeError, ValueError, IndexError) as error:
         raise InputError(f"section data of --config is {error}; see configs/ards.py") from error
-    start = time.monotonic()
+
+
+def build_share(scans: list[Scan], settings: RecordSettings, share: Share) -> None:
+    """Builds one part, for a later --merge."""
+    pairs = sum(group.pairs for group in share.part_of(checked_groups(scans)))
+    with tqdm(total=pairs, unit="pair", desc=f"part {share}", mininterval=1.0) as bar:
+        shards = write_share(
+            scans,
+            OUT.value,
+            settings,
+            share,
+            workers=WORKERS.value,
+            overwrite=OVERWRITE.value,
+            progress=bar.update,
+        )
+    folder = partial_folder(Path(OUT.value).absolute())
+    print(f"part {share}: {pairs} pairs in {len(shards)} shards wait in {folder} for --merge")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    start, share = time.monotonic(), share_of_flags()
+    settings, seed, fractions = settings_and_seed()
     scans = scans_with_splits(seed, fractions)
-    pairs = sum(1 for pair in pair_scans(scans) if split_of_pair(pair))
+    if share is not None:
+        build_share(scans, settings, share)
+        return
+    write = merge_records if MERGE.value else partial(write_records, restart=RESTART.value)
+    pairs = sum(group.pairs for group in checked_groups(scans))
     with tqdm(total=pairs, unit="pair", desc="records", mininterval=1.0) as bar:
-        info, shards = write_records(
+        info, shards = write(
             scans,
             OUT.value,
             settings,

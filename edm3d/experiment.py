@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from edm3d.data.cases import DatasetInfo
+from edm3d.data.xray_geometry import Geometry
 from edm3d.diffusion.conditioning import Conditioning
 from edm3d.diffusion.unet import UNet, stride
 from edm3d.errors import InputError
@@ -111,7 +112,7 @@ def check_data(config: Section, info: DatasetInfo) -> None:
         "window_hu": info.window_hu,
         "block": info.block,
         "antialias": info.antialias,
-        "mu_water_per_mm": info.geometry["mu_water_per_mm"],
+        **Geometry.from_json(info.geometry).settings,
         "scalar_ranges": asdict(info.scalar_ranges),
     }
     for name, value in built.items():

@@ -1,8 +1,9 @@
 """The case: a prior CT, a target CT and all that is known beside them; its record; its folder.
 
 Shapes: blocks are `[z, y, x]` int16 HU; X-rays are line integrals over the whole volume,
-`[Z, X]` (PA) and `[Z, Y]` (lateral). Read next: `edm3d.data.pipeline` (batches of crops),
-`edm3d.data.records` (how the folder is written).
+`[Z, X]` (PA) and `[Z, Y]` (lateral) in parallel beam, `[rows, columns]` of a detector in cone beam.
+Read next: `edm3d.data.pipeline` (batches of crops), `edm3d.data.records` (how the folder is
+written).
 """
 
 import dataclasses
@@ -142,7 +143,7 @@ class DatasetInfo:
     window_hu: tuple[float, float]
     residual_std: float  # of unit CT, over the voxels of the training records
     scalar_ranges: ScalarRanges
-    geometry: dict[str, Any]  # kind='parallel', mu_water_per_mm
+    geometry: dict[str, Any]  # of the X-rays: edm3d.data.xray_geometry.Geometry.to_json
     antialias: bool
     block: int
     seed: int

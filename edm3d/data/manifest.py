@@ -28,18 +28,22 @@ REQUIRED = (
     "tidal_volume_ml_kg",
     "ct",
 )
-OPTIONAL = ("weight_kg", "lung_mask", "split", "xray_pa", "xray_lat")
+OPTIONAL = ("series", "weight_kg", "lung_mask", "split", "xray_pa", "xray_lat")
 STAGES = ("early", "stabilised")
 POSITIONS = ("supine", "prone")
 PHASES = ("inspiration", "expiration")
 
-_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+_SERIES = re.compile(r"\d{1,9}|[0-9a-f]{8}")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One row of the manifest; `row` is its line in a spreadsheet (the header is line 1)."""
+    """One row of the manifest; `row` is its line in a spreadsheet (the header is line 1).
+
+    `ct` is a file or a folder of DICOM, of which `series` picks one series (number or key).
+    """
 
     row: int
     subject: str
@@ -53,6 +57,7 @@ class Scan:
     split: str | None = None
     xray_pa: Path | None = None
     xray_lat: Path | None = None
+    series: str | None = None
 
 
 Pair = tuple[Scan, Scan]  # prior, target
@@ -64,16 +69,15 @@ class _Faults:
     def __init__(self, name: str):
         self.name = name
         self.lines: list[str] = []
+        self.cells: list[tuple[int, str]] = []  # row and column of each line
 
-    def add(self, row: int, column: str, value: object, mend: str) -> None:
+    def add(self, row: int, column: str, value: str, mend: str) -> None:
+        value = value if len(value) <= 80 else value[:80] + "..."
         self.lines.append(f"{self.name} row {row}, column {column} is {value!r}; {mend}")
-
-    def raise_any(self) -> None:
-        if self.lines:
-            raise InputError("\n".join(self.lines))
+        self.cells.append((row, column))
 
 
-def _read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+def _read_cells(path: Path) -> tuple[list[str], list[list[str]]]:
     """The header and the rows of cells, stripped; blank rows become empty lists."""
     if not path.is_file():
         raise InputError(f"manifest {path} does not exist; give the path of a scans.csv")
@@ -119,7 +123,8 @@ class _Row:
         if not _ID.fullmatch(value) or "__" in value:
             self.fault(
                 column,
-                "use 1 to 64 of A-Z a-z 0-9 . _ - without a leading dot or a double underscore",
+                "use 1 to 64 of A-Z a-z 0-9 . _ - without a leading dot or dash or a double "
+                "underscore",
             )
         return value
 
@@ -127,6 +132,12 @@ class _Row:
         value = self.cells[column]
         if value not in choices:
             self.fault(column, f"use {' or '.join(choices)}")
+        return value
+
+    def series(self, column: str) -> str:
+        value = self.cells[column]
+        if not _SERIES.fullmatch(value):
+            self.fault(column, "give the number of a DICOM series, or its key of 8 hex digits")
         return value
 
     def number(self, column: str, unit: str, *, zero_is_right: bool = False) -> float:
@@ -143,10 +154,11 @@ class _Row:
         try:
             path = (folder / self.cells[column]).resolve()
             found = path.is_file() or path.is_dir()
-        except (ValueError, OSError):
+        except (ValueError, OSError, RuntimeError):  # a NUL, too long a name, a loop of links
             path, found = folder, False
         if not self.cells[column]:
-            self.fault(column, "give the path of a file")
+            what = "a file, or of a folder of DICOM" if column == "ct" else "a file"
+            self.fault(column, f"give the path of {what}")
         elif not allow_outside and not path.is_relative_to(folder):
             self.fault(column, f"it leaves the manifest's folder {folder}; pass --allow_outside")
         elif not found:
@@ -173,6 +185,7 @@ def _parse_row(row: _Row, folder: Path, allow_outside: bool) -> Scan:
             phase=row.choice("phase", PHASES),
         ),
         ct=file("ct"),
+        series=row.optional("series", row.series),
         weight_kg=row.optional("weight_kg", lambda column: row.number(column, "kg")),
         lung_mask=row.optional("lung_mask", file),
         split=row.optional("split", lambda column: row.choice(column, SPLITS)),
@@ -183,16 +196,25 @@ def _parse_row(row: _Row, folder: Path, allow_outside: bool) -> Scan:
 
 def _check_repeats(scans: Sequence[Scan], faults: _Faults) -> None:
     names: dict[tuple[str, str], int] = {}
-    files: dict[Path, int] = {}
+    files: dict[Path, list[Scan]] = {}
     for scan in scans:
         row = names.setdefault((scan.subject, scan.scan), scan.row)
         if row != scan.row:
             mend = f"row {row} of subject {scan.subject!r} has that name already; rename one"
             faults.add(scan.row, "scan", scan.scan, mend)
-        row = files.setdefault(scan.ct, scan.row)
-        if row != scan.row and scan.ct.is_file():
-            mend = f"row {row} uses the same file; give each scan its own"
+        before = files.setdefault(scan.ct, [])
+        for other in (o for o in before if scan.ct.exists() and not _differ(o, scan)):
+            mend = f"row {other.row} uses the same file (or series of it); give each scan its own"
             faults.add(scan.row, "ct", scan.ct.name, mend)
+            break
+        before.append(scan)
+
+
+def _differ(first: Scan, second: Scan) -> bool:
+    """Whether two rows of one folder ask for two series, both by number or both by key."""
+    one, other = first.series or "", second.series or ""
+    both = bool(one and other) and (len(one) == 8) == (len(other) == 8)
+    return both and one != other
 
 
 def _check_splits(scans: Sequence[Scan], faults: _Faults, one_subject: bool) -> None:
@@ -209,7 +231,43 @@ def _check_splits(scans: Sequence[Scan], faults: _Faults, one_subject: bool) -> 
             mend = (
                 f"subject {scan.subject!r} is in {begin.split!r} (row {begin.row}); use one split"
             )
-            faults.add(scan.row, "split", scan.split, mend)
+            faults.add(scan.row, "split", scan.split or "", mend)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a manifest holds when its faults do not end the reading of it."""
+
+    scans: list[Scan]  # of all rows; a cell that cannot be used has a stand-in
+    unusable: set[tuple[int, str]]  # row and column of those cells
+    faults: list[tuple[int, str]]  # row, and the line that names the fault and its mend
+
+
+def read_rows(
+    path: str | Path, allow_outside: bool = False, *, same_subject_splits: bool = False
+) -> Rows:
+    """The rows of a manifest and all that is wrong with them; see `read_manifest`.
+
+    Raises `InputError` only for what is no table of scans at all.
+    """
+    path = Path(path)
+    header, rows = _read_cells(path)
+    _check_header(header, path.name)
+    faults, scans = _Faults(path.name), []
+    for number, cells in enumerate(rows, start=2):
+        if not cells:
+            continue
+        if len(cells) > len(header):
+            faults.add(number, str(len(header) + 1), cells[len(header)], "remove the extra cell")
+        filled = dict(zip(header, cells + [""] * len(header), strict=False))
+        scans.append(_parse_row(_Row(number, filled, faults), path.parent.resolve(), allow_outside))
+    unusable = set(faults.cells)
+    _check_repeats(scans, faults)
+    _check_splits(scans, faults, same_subject_splits)
+    if not scans:
+        raise InputError(f"manifest {path} has no rows; add one row a scan")
+    rows_of_faults = (row for row, _ in faults.cells)
+    return Rows(scans, unusable, list(zip(rows_of_faults, faults.lines, strict=True)))
 
 
 def read_manifest(
@@ -220,23 +278,10 @@ def read_manifest(
     `same_subject_splits` lets the scans of one subject lie in different splits: see
     `split_of_pair`.
     """
-    path = Path(path)
-    header, rows = _read_rows(path)
-    _check_header(header, path.name)
-    faults, scans = _Faults(path.name), []
-    for number, cells in enumerate(rows, start=2):
-        if not cells:
-            continue
-        if len(cells) > len(header):
-            faults.add(number, str(len(header) + 1), cells[len(header)], "remove the extra cell")
-        filled = dict(zip(header, cells + [""] * len(header), strict=False))
-        scans.append(_parse_row(_Row(number, filled, faults), path.parent.resolve(), allow_outside))
-    _check_repeats(scans, faults)
-    _check_splits(scans, faults, same_subject_splits)
-    faults.raise_any()
-    if not scans:
-        raise InputError(f"manifest {path} has no rows; add one row a scan")
-    return scans
+    found = read_rows(path, allow_outside, same_subject_splits=same_subject_splits)
+    if found.faults:
+        raise InputError("\n".join(line for _, line in found.faults))
+    return found.scans
 
 
 def pair_scans(scans: Sequence[Scan]) -> list[Pair]:

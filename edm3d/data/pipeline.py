@@ -1,8 +1,9 @@
 """Batches of crops for the device, with Grain; every example is a pure function of (seed, index).
 
 Shapes: b batch, z y x voxels. A batch is a dict of NumPy arrays: int16 HU crops, 2-D X-rays as mean
-unit attenuation, six ventilator scalars, and where each crop lies. The channels that the network
-sees are built from it on the device (`edm3d.diffusion.conditioning`).
+unit attenuation (cropped in parallel beam, whole in cone beam), six ventilator scalars, and where
+each crop lies. The channels that the network sees are built from it on the device
+(`edm3d.diffusion.conditioning`).
 
 Example g = step * batch + j takes record `permutation(seed, g // records)[g % records]` and a crop
 drawn from a generator of its own, so neither threads, worker processes, hosts nor a resume change
@@ -28,8 +29,9 @@ from edm3d.data.cases import (
     ventilation_vector,
 )
 from edm3d.data.grid import crop, random_corner
-from edm3d.data.projection import mean_unit_attenuation
+from edm3d.data.projection import mean_unit_attenuation, ray_paths_mm
 from edm3d.data.volumes import AIR_HU
+from edm3d.data.xray_geometry import Cone, Geometry
 from edm3d.errors import InputError
 
 Batch = dict[str, np.ndarray]
@@ -54,19 +56,40 @@ _ENDLESS = 2**40
 def _xray_crops(case: Case, info: DatasetInfo, start: Sequence[int], shape: Sequence[int]) -> Batch:
     """The four X-rays of a crop, `[z, x]` or `[z, y]`, in mean unit attenuation."""
     (z, y, x), (nz, ny, nx) = start, shape
-    views = {"pa": ((z, x), (nz, nx), 1), "lat": ((z, y), (nz, ny), 2)}
+    views = {"pa": ((z, x), (nz, nx)), "lat": ((z, y), (nz, ny))}
     crops = {}
-    for view, (corner, size, ray_axis) in views.items():
-        convert = functools.partial(
-            mean_unit_attenuation,
-            path_mm=case.volume_shape_zyx[ray_axis] * info.spacing_mm,
-            mu_water_per_mm=info.geometry["mu_water_per_mm"],
-            scale_hu=UNIT_HU,
-        )
+    for view, (corner, size) in views.items():
         for name in (f"xray_{view}", f"prior_xray_{view}"):
-            image = convert(getattr(case, name))
+            image = _unit_xray(case, info, name, view)
             crops[name] = crop(image, corner, size, fill=_VACUUM)
     return crops
+
+
+def _films(case: Case, info: DatasetInfo, cone: Cone) -> Batch:
+    """The four whole cone-beam X-rays, in mean unit attenuation, and the beam that made them.
+
+    Rays cross a patch at a slant, so a crop of the image would not do; the device looks up what
+    each voxel sees (`edm3d.diffusion.projection`).
+    """
+    films = {
+        f"{prior}film_{view}": _unit_xray(case, info, f"{prior}xray_{view}", view)
+        for prior in ("", "prior_")
+        for view in ("pa", "lat")
+    }
+    return films | {"beam": np.array(cone.beam(info.spacing_mm), np.float32)}
+
+
+def _unit_xray(case: Case, info: DatasetInfo, name: str, view: str) -> np.ndarray:
+    geometry = Geometry.from_json(info.geometry)
+    path_mm = ray_paths_mm(
+        view, geometry, volume_shape_zyx=case.volume_shape_zyx, spacing_mm=info.spacing_mm
+    )
+    return mean_unit_attenuation(
+        getattr(case, name),
+        path_mm=path_mm,
+        mu_water_per_mm=geometry.mu_water_per_mm,
+        scale_hu=UNIT_HU,
+    )
 
 
 def _example(case: Case, info: DatasetInfo, start: Sequence[int], shape: Sequence[int]) -> Batch:
@@ -75,8 +98,9 @@ def _example(case: Case, info: DatasetInfo, start: Sequence[int], shape: Sequenc
     example = {"prior_hu": crop(case.prior_hu, in_block, shape, fill=AIR_HU)}
     if case.target_hu is not None:
         example["target_hu"] = crop(case.target_hu, in_block, shape, fill=AIR_HU)
+    cone = Geometry.from_json(info.geometry).cone
     return example | {
-        **_xray_crops(case, info, start, shape),
+        **(_films(case, info, cone) if cone else _xray_crops(case, info, start, shape)),
         "ventilation": ventilation_vector(case, info.scalar_ranges),
         "start": np.array(start, np.float32),
         "volume_shape": np.array(case.volume_shape_zyx, np.float32),

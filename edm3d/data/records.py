@@ -1,34 +1,26 @@
 """Writing the folder of records: every pair of a manifest as blocks, in shards, with dataset.json.
 
 One group (subject, stage, position) fills shards of its own, so the bytes do not depend on how many
-workers share the groups. Nothing appears under the final name before all of it is written. Read
-next: `edm3d.data.shards` (one group), `edm3d.data.pipeline` (how training reads the folder).
+workers and machines share the groups. Nothing appears under the final name before all of it is
+written. Read next: `edm3d.data.shards` (one group), `edm3d.data.partial` (where groups wait, and
+how an interrupted build goes on), `edm3d.data.pipeline` (how training reads the folder).
 """
 
-import concurrent.futures
-import dataclasses
 import functools
 import itertools
-import math
-import multiprocessing
-import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 
-import edm3d
 from edm3d.data.cases import (
     DATASET_FILE,
-    SCHEMA_VERSION,
     SPLITS,
     Case,
     DatasetInfo,
-    ScalarRanges,
 )
+from edm3d.data.dataset_info import dataset_info
 from edm3d.data.manifest import (
     Pair,
     Scan,
@@ -37,69 +29,30 @@ from edm3d.data.manifest import (
     read_manifest,
     split_of_pair,
 )
+from edm3d.data.partial import (
+    build_group,
+    finished_group,
+    move_into_place,
+    opened,
+    partial_folder,
+)
+from edm3d.data.record_checks import check_scans, check_settings
 from edm3d.data.shards import (
+    DiskFault,
     Group,
     OnGrid,
     RecordSettings,
     ShardSummary,
     read_on_grid,
     whole_case,
-    write_group,
 )
+from edm3d.data.share import Share
 from edm3d.data.volumes import Grid, read_grid, working_grid
+from edm3d.data.workers import outcomes
+from edm3d.data.xray_geometry import Geometry
 from edm3d.errors import InputError
 
 _SCANS_KEPT = 16  # about 24 MB each for a whole chest at 2 mm
-
-
-def check_settings(settings: RecordSettings) -> None:
-    """Raises `InputError` for a setting that no records can be built with."""
-
-    def rising(name: str, low_high: tuple[float, float]) -> None:
-        low, high = low_high
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise InputError(f"{name} is {low_high}; give a low and a higher number")
-
-    rising("window_hu", settings.window_hu)
-    rising("scalar_ranges.peep_cmh2o", settings.scalar_ranges.peep_cmh2o)
-    rising("scalar_ranges.tidal_volume_ml_kg", settings.scalar_ranges.tidal_volume_ml_kg)
-    for name in ("spacing_mm", "mu_water_per_mm"):
-        value = getattr(settings, name)
-        if not (math.isfinite(value) and value > 0):
-            raise InputError(f"{name} is {value}; give a positive number")
-    if settings.block < 8:
-        raise InputError(f"block is {settings.block}; give at least 8 voxels (160 is usual)")
-
-
-def _scan_faults(scan: Scan, ranges: ScalarRanges) -> Iterator[str]:
-    for field in dataclasses.fields(ranges):
-        low, high = getattr(ranges, field.name)
-        value = getattr(scan.ventilation, field.name)
-        if not low <= value <= high:
-            yield (
-                f"row {scan.row}, column {field.name} is {value:g}; scalar_ranges of the config is "
-                f"{low:g}..{high:g}: leave the scan out or widen the range"
-            )
-    for column in ("xray_pa", "xray_lat"):
-        if getattr(scan, column) is not None:
-            yield (
-                f"row {scan.row}, column {column} is filled; real radiographs cannot be read yet: "
-                "empty the column, X-rays are then computed from the target CT"
-            )
-
-
-def check_scans(scans: Sequence[Scan], ranges: ScalarRanges) -> None:
-    """Raises one `InputError` for all scans with bad settings, X-rays or headers."""
-    faults = []
-    for scan in scans:
-        faults += _scan_faults(scan, ranges)
-        for path in filter(None, (scan.ct, scan.lung_mask)):
-            try:
-                read_grid(path)
-            except InputError as error:
-                faults.append(f"row {scan.row}: {error}")
-    if faults:
-        raise InputError("\n".join(faults))
 
 
 def _plan(scans: Sequence[Scan]) -> list[Group]:
@@ -121,71 +74,44 @@ def _plan(scans: Sequence[Scan]) -> list[Group]:
     ]
 
 
-def _run_groups(
-    groups: Sequence[Group], settings: RecordSettings, folder: Path, workers: int
-) -> Iterator[list[ShardSummary]]:
-    """Shard summaries of the groups as they are done."""
-    if workers == 1:
-        yield from (write_group(group, settings, folder) for group in groups)
-        return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures = [pool.submit(write_group, group, settings, folder) for group in groups]
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool as error:
-            mend = "use fewer --workers"
-            raise InputError(f"a worker was killed, perhaps for memory; {mend}") from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+def _built_or_fault(
+    group: Group, settings: RecordSettings, folder: Path, share: Share
+) -> list[ShardSummary] | InputError:
+    """The group's shards, or the fault of its scans: other groups go on, and all faults are told.
+
+    Raises `DiskFault`, after which no group can be written.
+    """
+    try:
+        return build_group(group, settings, folder, share)
+    except DiskFault:
+        raise
+    except InputError as error:
+        return error
 
 
-def _residual_std(shards: Sequence[ShardSummary]) -> float:
-    voxels = sum(s.voxels for s in shards)
-    mean = math.fsum(s.residual_sum for s in shards) / voxels
-    square = math.fsum(s.residual_square_sum for s in shards) / voxels
-    std = math.sqrt(max(square - mean**2, 0.0))
-    if std == 0:
-        raise InputError("residual std of the training pairs is 0; their scans are copies")
-    return std
-
-
-def _dataset_info(
-    shards: Sequence[ShardSummary], settings: RecordSettings, seed: int, split_by: str
-) -> DatasetInfo:
-    def of(split: str) -> list[ShardSummary]:
-        return [shard for shard in shards if shard.split == split]
-
-    return DatasetInfo(
-        schema_version=SCHEMA_VERSION,
-        edm3d_version=edm3d.__version__,
-        spacing_mm=settings.spacing_mm,
-        window_hu=settings.window_hu,
-        residual_std=_residual_std(shards),
-        scalar_ranges=settings.scalar_ranges,
-        geometry={"kind": "parallel", "mu_water_per_mm": settings.mu_water_per_mm},
-        antialias=settings.antialias,
-        block=settings.block,
-        seed=seed,
-        split_by=split_by,
-        subjects={split: sorted({s.subject for s in of(split)}) for split in SPLITS},
-        counts={
-            split: {
-                "cases": sum(s.cases for s in of(split)),
-                "records": sum(s.records for s in of(split)),
-            }
-            for split in SPLITS
-        },
-        least_coverage={
-            split: min((s.least_coverage for s in of(split)), default=1.0) for split in SPLITS
-        },
-        largest_volume_zyx={
-            split: np.max([(0, 0, 0), *(s.largest_volume_zyx for s in of(split))], axis=0).tolist()
-            for split in SPLITS
-        },
-        files={s.name: {"sha256": s.sha256, "bytes": s.size_bytes} for s in shards},
-    )
+def _build(
+    groups: Sequence[Group],
+    settings: RecordSettings,
+    folder: Path,
+    share: Share,
+    workers: int,
+    progress: Callable[[int], object],
+) -> list[ShardSummary]:
+    """The shards of all `groups`; one `InputError` names the faults of all their scans."""
+    task = functools.partial(_built_or_fault, settings=settings, folder=folder, share=share)
+    shards, faults = [], []
+    for outcome in outcomes(task, groups, workers):
+        if isinstance(outcome, InputError):
+            faults.append(str(outcome))
+        else:
+            shards += outcome
+            progress(sum(shard.cases for shard in outcome))
+    if faults:
+        finished = len(groups) - len(faults)
+        kept = f"{finished} of {len(groups)} groups are finished and kept in {folder}; mend the"
+        told = [f"{kept} scans and give the same command again"] if finished else []
+        raise InputError("\n".join([*sorted(faults), *told]))
+    return shards
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
@@ -200,21 +126,26 @@ def _check_out(out: Path, overwrite: bool) -> None:
             raise InputError(f"--out {out} holds no records; only records are overwritten")
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        fault = f"{folder.parent} cannot be written to ({error.strerror})"
-        raise InputError(f"{fault}; change --out") from error
+def checked_groups(scans: Sequence[Scan]) -> list[Group]:
+    """The groups that records are made of; raises `InputError` where nothing could be trained."""
+    groups = _plan(scans)
+    if not any("train" in group.shard_of_split for group in groups):
+        raise InputError("the manifest has no training pair; give a subject two train scans")
+    return groups
 
 
-def _move_into_place(folder: Path, out: Path) -> None:
-    """Renames `folder` to `out`; an older `out` is removed only after the new one stands."""
-    old = out.with_name(f".{out.name}.old-{os.getpid()}")
-    if out.exists():
-        os.replace(out, old)
-    os.replace(folder, out)
-    shutil.rmtree(old, ignore_errors=True)
+def _finish(
+    groups: Sequence[Group],
+    shards: Sequence[ShardSummary],
+    out: Path,
+    settings: RecordSettings,
+    seed: int,
+    split_by: str,
+) -> tuple[DatasetInfo, list[ShardSummary]]:
+    ordered = sorted(shards, key=lambda shard: shard.name)
+    info = dataset_info(ordered, settings, seed, split_by)
+    move_into_place(partial_folder(out), groups, info.to_json(), out)
+    return info, ordered
 
 
 def write_records(
@@ -226,34 +157,90 @@ def write_records(
     split_by: str = "subject",
     workers: int = 1,
     overwrite: bool = False,
+    restart: bool = False,
     progress: Callable[[int], object] = lambda pairs: None,
 ) -> tuple[DatasetInfo, list[ShardSummary]]:
     """Writes the records of all pairs of `scans` (which have their splits) to the folder `out`.
 
-    `progress` is called with the number of pairs done since the last call. The bytes are the same
-    for any number of workers. Raises `InputError` on bad scans; then nothing is left behind.
+    Groups that an earlier, interrupted call finished are taken as they are. `progress` is called
+    with the number of pairs done since the last call. The bytes are the same for any number of
+    workers and interruptions. Raises `InputError` on bad scans, after the others are built.
     """
     out = Path(out).absolute()
     check_settings(settings)
     _check_out(out, overwrite)
     check_scans(scans, settings.scalar_ranges)
-    groups = _plan(scans)
-    if not any("train" in group.shard_of_split for group in groups):
-        raise InputError("the manifest has no training pair; give a subject two train scans")
-    folder = out.with_name(f".{out.name}.part-{os.getpid()}")
-    try:
-        _make_folder(folder)
-        shards = []
-        for done in _run_groups(groups, settings, folder, workers):
-            shards += done
-            progress(sum(shard.cases for shard in done))
-        shards.sort(key=lambda shard: shard.name)
-        info = _dataset_info(shards, settings, seed, split_by)
-        (folder / DATASET_FILE).write_text(info.to_json(), encoding="utf-8")
-        _move_into_place(folder, out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return info, shards
+    groups, folder, whole = checked_groups(scans), partial_folder(out), Share()
+    with opened(folder, settings, whole, restart):
+        _check_out(out, overwrite)
+        shards = _build(groups, settings, folder, whole, workers, progress)
+        return _finish(groups, shards, out, settings, seed, split_by)
+
+
+def write_share(
+    scans: Sequence[Scan],
+    out: str | Path,
+    settings: RecordSettings,
+    share: Share,
+    *,
+    workers: int = 1,
+    overwrite: bool = False,
+    progress: Callable[[int], object] = lambda pairs: None,
+) -> list[ShardSummary]:
+    """Builds one share of the groups, to wait beside `out` for `merge_records`."""
+    out = Path(out).absolute()
+    check_settings(settings)
+    _check_out(out, overwrite)
+    groups = share.part_of(checked_groups(scans))
+    check_scans([scan for group in groups for scan in group.scans], settings.scalar_ranges)
+    with opened(partial_folder(out), settings, share, restart=False):
+        return _build(groups, settings, partial_folder(out), share, workers, progress)
+
+
+def _finished_or_fault(
+    group: Group, settings: RecordSettings, folder: Path
+) -> list[ShardSummary] | InputError:
+    found = finished_group(group, settings, folder)
+    return InputError(group.name) if found is None else found
+
+
+def merge_records(
+    scans: Sequence[Scan],
+    out: str | Path,
+    settings: RecordSettings,
+    *,
+    seed: int,
+    split_by: str = "subject",
+    workers: int = 1,
+    overwrite: bool = False,
+    progress: Callable[[int], object] = lambda pairs: None,
+) -> tuple[DatasetInfo, list[ShardSummary]]:
+    """Makes the records `out` of what shares have built; raises `InputError` where some is missing.
+
+    Every shard is read once more and compared with its checksum.
+    """
+    out = Path(out).absolute()
+    check_settings(settings)
+    _check_out(out, overwrite)
+    groups, folder = checked_groups(scans), partial_folder(out)
+    if not folder.is_dir():
+        raise InputError(f"{folder} does not exist; build its parts first with --shard=i/n")
+    with opened(folder, settings, Share(), restart=False):
+        task = functools.partial(_finished_or_fault, settings=settings, folder=folder)
+        shards, missing = [], []
+        for outcome in outcomes(task, groups, workers):
+            if isinstance(outcome, InputError):
+                missing.append(str(outcome))
+            else:
+                shards += outcome
+                progress(sum(shard.cases for shard in outcome))
+        if missing:
+            shown = ", ".join(sorted(missing)[:3]) + (", ..." if len(missing) > 3 else "")
+            raise InputError(
+                f"{len(missing)} of {len(groups)} groups are not built or their scans have changed "
+                f"({shown}); run the --shard parts that lack them again, then --merge"
+            )
+        return _finish(groups, shards, out, settings, seed, split_by)
 
 
 class ManifestCases(Sequence[Case]):
@@ -277,10 +264,10 @@ class ManifestCases(Sequence[Case]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         prior, target = self.pairs[index]
-        grid = working_grid(read_grid(prior.ct), self.settings.spacing_mm)
+        grid = working_grid(read_grid(prior.ct, series=prior.series), self.settings.spacing_mm)
         place = grid.shape_zyx, grid.affine_lps.tobytes()
         first, second = (self._kept(scan, *place) for scan in (prior, target))
-        return whole_case((prior, target), first, second, grid)
+        return whole_case((prior, target), first, second, grid, self.settings)
 
     def _read(self, scan: Scan, shape_zyx: tuple[int, int, int], affine_lps: bytes) -> OnGrid:
         """A scan on the grid that shape and affine (as bytes, to be a cache's key) make."""
@@ -294,12 +281,15 @@ def cases_of_manifest(
     """All pairs of a manifest as whole cases, prepared as the data set `info` was."""
     scans = read_manifest(path, allow_outside, same_subject_splits=True)
     check_scans(scans, info.scalar_ranges)
+    geometry = Geometry.from_json(info.geometry)
     settings = RecordSettings(
         spacing_mm=info.spacing_mm,
         window_hu=info.window_hu,
         block=info.block,
         antialias=info.antialias,
-        mu_water_per_mm=info.geometry["mu_water_per_mm"],
+        mu_water_per_mm=geometry.mu_water_per_mm,
         scalar_ranges=info.scalar_ranges,
+        cone=geometry.cone,
+        bedside=geometry.bedside,
     )
     return ManifestCases(pair_scans(scans), settings)

@@ -6,18 +6,23 @@ for each distinct working grid, however many pairs it is in. Read next: `edm3d.d
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
+import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from edm3d.data.cases import UNIT_HU, Case, ScalarRanges, encode_case
 from edm3d.data.grid import Corner, block_corners, crop
 from edm3d.data.manifest import Pair, Scan, split_of_pair
-from edm3d.data.projection import line_integrals
+from edm3d.data.projection import xrays
+from edm3d.data.target_xray import target_xray
 from edm3d.data.volumes import (
     AIR_HU,
     Grid,
@@ -30,6 +35,7 @@ from edm3d.data.volumes import (
     same_grid,
     working_grid,
 )
+from edm3d.data.xray_geometry import Bedside, Cone, Geometry
 from edm3d.errors import InputError
 
 # Random access needs one record a group. zstd:1 is chosen for its size, not for speed: records take
@@ -48,6 +54,12 @@ class RecordSettings:
     antialias: bool
     mu_water_per_mm: float
     scalar_ranges: ScalarRanges
+    cone: Cone | None = None
+    bedside: Bedside | None = None
+
+    @property
+    def geometry(self) -> Geometry:
+        return Geometry(self.mu_water_per_mm, self.cone, self.bedside)
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,16 @@ class Group:
 
     scans: tuple[Scan, ...]
     shard_of_split: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        first = self.scans[0]
+        return f"{first.subject}__{first.stage}__{first.position}"
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs the shards take."""
+        return sum(1 for pair in itertools.permutations(self.scans, 2) if split_of_pair(pair))
 
 
 @dataclass(frozen=True)
@@ -75,10 +97,20 @@ class ShardSummary:
     least_coverage: float
     largest_volume_zyx: tuple[int, int, int]
 
+    @staticmethod
+    def from_plain(fields: dict[str, Any]) -> "ShardSummary":
+        """A summary from its JSON values."""
+        z, y, x = fields["largest_volume_zyx"]
+        return ShardSummary(**{**fields, "largest_volume_zyx": (z, y, x)})
+
+
+class DiskFault(InputError):
+    """The disk is full or refuses a file: no group can be finished, so there is no going on."""
+
 
 @dataclass(frozen=True, eq=False)
 class OnGrid:
-    """A scan on a working grid: int16 HU, its X-rays, its lung mask, the share it covers."""
+    """A scan on a working grid: int16 HU, clean X-rays, its lung mask, the share it covers."""
 
     hu: np.ndarray
     xray_pa: np.ndarray
@@ -102,30 +134,31 @@ def _labels_on(scan: Scan, grid: Grid, antialias: bool) -> np.ndarray | None:
         )
     labels = np.zeros(grid.shape_zyx, np.uint8)
     for label in (1, 2):
-        share = Volume((mask.values == label).astype(np.float32), mask.grid)
-        labels[resample(share, grid, fill=0.0, antialias=antialias) >= 0.5] = label
+        inside = Volume((mask.values == label).view(np.uint8), mask.grid)
+        share = resample(inside, grid, fill=0.0, antialias=antialias, dtype=np.float32)
+        labels[share >= 0.5] = label
     return labels
 
 
 def _to_grid(scan: Scan, ct: Volume, grid: Grid, settings: RecordSettings) -> OnGrid:
     hu = np.rint(resample(ct, grid, antialias=settings.antialias)).astype(np.int16)
-    pa, lat = line_integrals(
-        hu, spacing_mm=settings.spacing_mm, mu_water_per_mm=settings.mu_water_per_mm
-    )
+    covered = coverage(ct.grid, grid)
+    del ct  # the largest array: gone before a mask as large is read
+    pa, lat = xrays(hu, settings.geometry, spacing_mm=settings.spacing_mm)
     labels = _labels_on(scan, grid, settings.antialias)
-    return OnGrid(hu, pa, lat, labels, coverage(ct.grid, grid))
+    return OnGrid(hu, pa, lat, labels, covered)
 
 
 def read_on_grid(scan: Scan, grid: Grid, settings: RecordSettings) -> OnGrid:
     """The scan as it lies on a working grid."""
-    return _to_grid(scan, read_ct(scan.ct), grid, settings)
+    return _to_grid(scan, read_ct(scan.ct, series=scan.series), grid, settings)
 
 
 def _priors_by_grid(scans: Sequence[Scan], spacing_mm: float) -> list[tuple[Grid, list[Scan]]]:
     """The distinct working grids of the scans, each with the scans that live on it."""
     found: list[tuple[Grid, list[Scan]]] = []
     for scan in scans:
-        grid = working_grid(read_grid(scan.ct), spacing_mm)
+        grid = working_grid(read_grid(scan.ct, series=scan.series), spacing_mm)
         for known, members in found:
             if same_grid(known, grid):
                 members.append(scan)
@@ -135,7 +168,9 @@ def _priors_by_grid(scans: Sequence[Scan], spacing_mm: float) -> list[tuple[Grid
     return found
 
 
-def whole_case(pair: Pair, prior: OnGrid, target: OnGrid, grid: Grid) -> Case:
+def whole_case(
+    pair: Pair, prior: OnGrid, target: OnGrid, grid: Grid, settings: RecordSettings
+) -> Case:
     """The case of a pair whose scans lie on `grid`, the prior's working grid."""
     first, second = pair
     if target.covered == 0:
@@ -148,8 +183,16 @@ def whole_case(pair: Pair, prior: OnGrid, target: OnGrid, grid: Grid) -> Case:
             f"{second.ct} covers {target.covered:.0%} of {first.ct} in scanner coordinates; pair "
             f"only scans that share {LEAST_COVERAGE:.0%} of the prior or more"
         )
+    case_id = f"{first.subject}__{first.scan}__{second.scan}"
+    seen = functools.partial(
+        target_xray,
+        target_hu=target.hu,
+        geometry=settings.geometry,
+        spacing_mm=settings.spacing_mm,
+        case_id=case_id,
+    )
     return Case(
-        case_id=f"{first.subject}__{first.scan}__{second.scan}",
+        case_id=case_id,
         subject=first.subject,
         prior_scan=first.scan,
         target_scan=second.scan,
@@ -159,8 +202,8 @@ def whole_case(pair: Pair, prior: OnGrid, target: OnGrid, grid: Grid) -> Case:
         target_ventilation=second.ventilation,
         prior_hu=prior.hu,
         target_hu=target.hu,
-        xray_pa=target.xray_pa,
-        xray_lat=target.xray_lat,
+        xray_pa=seen("pa", second.xray_pa, clean=target.xray_pa, prior=prior.xray_pa),
+        xray_lat=seen("lat", second.xray_lat, clean=target.xray_lat, prior=prior.xray_lat),
         prior_xray_pa=prior.xray_pa,
         prior_xray_lat=prior.xray_lat,
         affine_lps=grid.affine_lps,
@@ -185,12 +228,13 @@ def block_of(case: Case, start: Corner, block: int) -> Case:
 
 
 @contextlib.contextmanager
-def _disk_faults(path: Path) -> Iterator[None]:
+def disk_faults(path: Path) -> Iterator[None]:
+    """Turns the operating system's word on a file being written into `DiskFault`."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # ArrayRecord tells of a full disk by RuntimeError
         fault = str(error).splitlines()[0]
-        raise InputError(
+        raise DiskFault(
             f"{path} cannot be written ({fault}); free space or change --out"
         ) from error
 
@@ -217,7 +261,7 @@ class _Shard:
             corners = block_corners(case.volume_shape_zyx, self.settings.block)
             blocks = [block_of(case, start, self.settings.block) for start in corners]
         for block in blocks:
-            with _disk_faults(self.path):
+            with disk_faults(self.path):
                 self.writer.write(encode_case(block))
             self.records += 1
             if self.split == "train":
@@ -233,8 +277,9 @@ class _Shard:
         self.voxels += flat.size
 
     def close(self) -> ShardSummary:
-        with _disk_faults(self.path):
+        with disk_faults(self.path):
             self.writer.close()
+            _sync(self.path)
         z, y, x = self.largest_volume.tolist()
         return ShardSummary(
             name=self.path.name,
@@ -252,21 +297,66 @@ class _Shard:
         )
 
 
+def _sync(path: Path) -> None:
+    """Returns when the file's bytes are on the disk, so that no loss of power tears it."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
 def sha256_of(path: Path) -> str:
     """The hexadecimal SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class _Shelf:
+    """Scans on one grid, kept on disk: a group's size does not show in its worker's memory."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def put(self, scan: Scan, on_grid: OnGrid) -> None:
+        fields = {f.name: getattr(on_grid, f.name) for f in dataclasses.fields(on_grid)}
+        path = self.folder / f"{scan.scan}.npz"
+        with disk_faults(path):
+            np.savez(path, **{name: v for name, v in fields.items() if v is not None})
+
+    def get(self, scan: Scan) -> OnGrid:
+        with np.load(self.folder / f"{scan.scan}.npz") as stored:
+            found = {name: stored[name] for name in stored.files}
+        missing = {f.name: None for f in dataclasses.fields(OnGrid) if f.name not in found}
+        return OnGrid(**missing, **{k: v if v.ndim else v.item() for k, v in found.items()})
+
+
 def write_group(group: Group, settings: RecordSettings, folder: Path) -> list[ShardSummary]:
-    """Writes the group's shards; every scan is read and resampled once for each distinct grid."""
-    shards = {s: _Shard(folder, n, s, settings) for s, n in group.shard_of_split.items()}
+    """Writes `folder/SPLIT.array_record`; every scan is read once for each distinct grid."""
+    shards = {
+        split: _Shard(folder, f"{split}.array_record", split, settings)
+        for split in group.shard_of_split
+    }
     for grid, priors in _priors_by_grid(group.scans, settings.spacing_mm):
-        pairs = [(p, t) for p, t in itertools.product(priors, group.scans) if p is not t]
-        pairs = [(pair, split) for pair in pairs if (split := split_of_pair(pair))]
-        wanted = {scan for pair, _ in pairs for scan in pair}
-        on_grid = {s: read_on_grid(s, grid, settings) for s in group.scans if s in wanted}
-        for pair, split in pairs:
-            prior, target = (on_grid[scan] for scan in pair)
-            shards[split].add(whole_case(pair, prior, target, grid), target.covered)
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            _add_pairs(group.scans, grid, priors, settings, shards, _Shelf(Path(name)))
     return [shard.close() for shard in shards.values()]
+
+
+def _add_pairs(
+    scans: Sequence[Scan],
+    grid: Grid,
+    priors: Sequence[Scan],
+    settings: RecordSettings,
+    shards: dict[str, _Shard],
+    shelf: _Shelf,
+) -> None:
+    """Adds all pairs of `priors`, which live on `grid`, to the shards of their splits."""
+    pairs = [(p, t) for p, t in itertools.product(priors, scans) if p is not t]
+    pairs = [(pair, split) for pair in pairs if (split := split_of_pair(pair))]
+    wanted = {scan for pair, _ in pairs for scan in pair}
+    for scan in scans:
+        if scan in wanted:
+            shelf.put(scan, read_on_grid(scan, grid, settings))
+    for prior_scan, group in itertools.groupby(pairs, lambda item: item[0][0]):
+        prior = shelf.get(prior_scan)
+        for pair, split in group:
+            target = shelf.get(pair[1])
+            shards[split].add(whole_case(pair, prior, target, grid, settings), target.covered)

@@ -1,7 +1,9 @@
 """What the network sees beside the noisy residual, built on the device from a batch on the wire.
 
 Shapes: b batch, z y x voxels, c channels. A batch is the dictionary of `edm3d.data.pipeline`: int16
-CT patches, 2-D X-ray images in units of a CT (mean attenuation on each ray), a few floats.
+CT patches, 2-D X-ray images in units of a CT (mean attenuation on each ray), a few floats. In
+parallel beam the images are crops beside the patch; in cone beam they are whole films, and `beam`
+`[b, 4]` comes with them.
 """
 
 from dataclasses import dataclass
@@ -9,9 +11,13 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from edm3d.diffusion.beam import VIEWS
+from edm3d.diffusion.projection import Patch, mean_back_projection
+
 Array = jax.Array
 Batch = dict[str, Array]
 UNIT_HU = 1024.0  # Hounsfield units in one unit of CT
+VACUUM = -1000.0 / UNIT_HU
 
 
 @dataclass(frozen=True)
@@ -67,16 +73,43 @@ def condition_channels(batch: Batch, spec: Conditioning) -> Array:
     """`[b, z, y, x, c]` float32, one channel for each of `spec.channel_names`."""
     shape = batch["prior_hu"].shape
     channels = [unit_ct(batch["prior_hu"], spec.window_hu)]
-    channels += _back_projections(batch["xray_pa"], batch["xray_lat"], shape)
-    if spec.xray_difference:
-        pa, lat = (
-            spec.residual_scale * (batch[f"xray_{v}"] - batch[f"prior_xray_{v}"])
-            for v in ("pa", "lat")
-        )
-        channels += _back_projections(pa, lat, shape)
+    channels += _xray_channels(batch, spec)
     scalars = batch["ventilation"][:, : 6 if spec.prior_ventilation else 3]
     channels += [jnp.broadcast_to(s[:, None, None, None], shape) for s in scalars.T]
     return jnp.stack(channels + _coordinates(batch, shape), axis=-1)
+
+
+def _xray_channels(batch: Batch, spec: Conditioning) -> list[Array]:
+    """The X-rays back-projected, PA and lateral, then if asked for their differences."""
+    shape = batch["prior_hu"].shape
+    if "beam" not in batch:
+        channels = _back_projections(batch["xray_pa"], batch["xray_lat"], shape)
+        if spec.xray_difference:
+            pa, lat = (
+                spec.residual_scale * (batch[f"xray_{v}"] - batch[f"prior_xray_{v}"]) for v in VIEWS
+            )
+            channels += _back_projections(pa, lat, shape)
+        return channels
+    # Beyond the detector nothing is known: the image counts as vacuum there, differences as 0.
+    channels = [
+        VACUUM + _cone_back_projection(batch, v, batch[f"film_{v}"] - VACUUM) for v in VIEWS
+    ]
+    if spec.xray_difference:
+        for v in VIEWS:
+            difference = batch[f"film_{v}"] - batch[f"prior_film_{v}"]
+            channels.append(spec.residual_scale * _cone_back_projection(batch, v, difference))
+    return channels
+
+
+def _cone_back_projection(batch: Batch, name: str, images: Array) -> Array:
+    """Images `[b, u, v]` of the whole volume, back-projected into the patches `[b, z, y, x]`."""
+    shape = batch["prior_hu"].shape[1:]
+
+    def one(image: Array, beam: Array, start: Array, volume_shape: Array) -> Array:
+        patch = Patch(shape, start, volume_shape)
+        return mean_back_projection(image, VIEWS[name], patch, beam=beam)
+
+    return jax.vmap(one)(images, batch["beam"], batch["start"], batch["volume_shape"])
 
 
 def _back_projections(pa: Array, lat: Array, shape: tuple[int, ...]) -> list[Array]:

@@ -1,6 +1,7 @@
 """Small chests and their manifests for the tests."""
 
 import csv
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,8 @@ def random_case(shape_zyx, start=(0, 0, 0), block=None, seed=0, **changes) -> Ca
 def write_manifest(folder: Path, rows: list[dict], name="scans.csv") -> Path:
     path = folder / name
     with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS.split(","))
+        more = sorted({*itertools.chain(*rows)} - {*COLUMNS.split(",")})
+        writer = csv.DictWriter(file, [*COLUMNS.split(","), *more])
         writer.writeheader()
         writer.writerows(rows)
     return path

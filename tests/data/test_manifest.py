@@ -29,6 +29,7 @@ GOOD = dict(
 def folder(tmp_path):
     for name in ("a", "b", "c", "d"):
         (tmp_path / f"{name}.nii.gz").touch()
+    (tmp_path / "loop").symlink_to("loop")
     return tmp_path
 
 
@@ -77,13 +78,40 @@ def test_a_right_row_becomes_a_scan(folder):
         ("ct", "../secret.nii.gz", "leaves the manifest's folder"),
         ("ct", "/etc/hostname", "leaves the manifest's folder"),
         ("ct", "a\0.nii.gz", "no such file"),
+        ("ct", "=cmd|' /C calc'!A0", "no such file"),
+        ("ct", "x" * 5000, "no such file"),
+        ("ct", "loop/a", "no such file"),
+        ("subject", "=cmd|' /C calc'!A0", "A-Z"),
+        ("subject", "-2+3", "leading dot or dash"),
+        ("subject", "@SUM(A1)", "A-Z"),
+        ("subject", "pig\\1", "A-Z"),
+        ("scan", "<img src=x onerror=alert(1)>", "A-Z"),
+        ("series", "1.2.840.113704", "number of a DICOM series"),
+        ("series", "-4", "number of a DICOM series"),
         ("lung_mask", "none.nii.gz", "no such file"),
     ],
 )
 def test_a_fault_names_row_column_value_and_mend(folder, column, value, mend):
     path = write_manifest(folder, [row(scan="s0", ct="b.nii.gz"), row(**{column: value})])
     (line,) = faults_of(path)
-    assert f"row 3, column {column} is {value!r}; " in line and mend in line
+    shown = value if len(value) <= 80 else value[:80] + "..."
+    assert f"row 3, column {column} is {shown!r}; " in line and mend in line
+
+
+def test_ct_may_be_a_folder_of_dicom_and_name_its_series(folder):
+    (folder / "scans").mkdir()
+    rows = [row(ct="scans", series="4"), row(scan="s2", ct="scans", series="12"), row(scan="s3")]
+    scans = read_manifest(write_manifest(folder, rows))
+    assert [scan.series for scan in scans] == ["4", "12", None]
+    assert scans[0].ct == folder / "scans"
+
+
+@pytest.mark.parametrize("first, second", [("", ""), ("4", "4"), ("4", ""), ("4", "0a1b2c3d")])
+def test_one_series_may_not_be_two_scans(folder, first, second):
+    (folder / "scans").mkdir()
+    rows = [row(ct="scans", series=first), row(scan="s2", ct="scans", series=second)]
+    (line,) = faults_of(write_manifest(folder, rows))
+    assert "row 3, column ct" in line and "same file (or series of it)" in line
 
 
 def test_all_faults_come_at_once(folder):

@@ -23,12 +23,14 @@ from edm3d.data.pipeline import (
 )
 from edm3d.data.projection import line_integrals
 from edm3d.data.records import write_records
+from edm3d.data.xray_geometry import Cone, Geometry, check_geometry
 from edm3d.errors import InputError
 from tests.configurations import ROOT
 from tests.data.phantoms import random_case, settings, write_cohort
 from tests.data.test_cases import INFO
 
 PATCH = 8
+FILMS = ("xray_pa", "xray_lat", "prior_xray_pa", "prior_xray_lat")
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +213,39 @@ def test_a_sample_of_128_cubed_takes_less_than_ten_megabytes():
     batch = patch_batch(case, INFO, start_zyx=(0, 0, 0), patch=128)
     size = sum(value.nbytes for value in batch.values())
     print(f"host-to-device bytes of a 128^3 sample: {size}")
+    assert size < 10e6
+
+
+CONE = dataclasses.replace(INFO, geometry=Geometry(cone=Cone()).to_json())
+
+
+def test_a_cone_beam_batch_has_whole_films_and_their_beam():
+    films = {n: np.full((215, 215), i + 1, np.float32) for i, n in enumerate(FILMS)}
+    case = random_case((20, 22, 24), **films)
+    first, second = (
+        patch_batch(case, CONE, start_zyx=start, patch=8) for start in ((0, 0, 0), (9, 8, 7))
+    )
+    assert not {n for n in first if "xray" in n}
+    np.testing.assert_allclose(first["beam"], [[1400.0, 1200.0, 2.0, 2.0]])
+    for line_integral, name in enumerate(FILMS, start=1):
+        film = name.replace("xray", "film")
+        np.testing.assert_array_equal(first[film], second[film])
+        assert first[film].shape == (1, 215, 215) and first[film].dtype == np.float32
+        path_mm = 2.0 * (24 if "lat" in name else 22)  # of the middle ray
+        unit = (line_integral / (path_mm * 0.0206) - 1) * 1000 / 1024
+        assert first[film][0, 107, 107] == pytest.approx(unit, rel=1e-5)
+
+
+@pytest.mark.parametrize("detector_pitch_mm", [2.0, 430 / 300])
+def test_a_cone_beam_sample_takes_less_than_ten_megabytes_too(detector_pitch_mm):
+    geometry = Geometry(cone=Cone(detector_pitch_mm=detector_pitch_mm))
+    check_geometry(geometry)  # the second one has the most cells that it lets through
+    images = dict.fromkeys(FILMS, np.zeros(geometry.cone.cells, np.float32))
+    info = dataclasses.replace(INFO, geometry=geometry.to_json())
+    case = random_case((136, 130, 129), **images)
+    batch = patch_batch(case, info, start_zyx=(0, 0, 0), patch=128)
+    size = sum(value.nbytes for value in batch.values())
+    print(f"host-to-device bytes of a 128^3 cone-beam sample: {size}")
     assert size < 10e6
 
 

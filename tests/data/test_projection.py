@@ -4,7 +4,7 @@ import pytest
 from edm3d.data.projection import MU_WATER_PER_MM, line_integrals, mean_unit_attenuation
 from tests.data.phantoms import chest
 
-SEMI_AXES_MM = (70.0, 45.0, 60.0)  # z, y, x
+SPHERE_MM, ELLIPSOID_MM = (50.0, 50.0, 50.0), (70.0, 45.0, 60.0)  # semi-axes z, y, x
 SUBVOXELS = 3
 
 
@@ -16,12 +16,12 @@ def pooled(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def water_ellipsoid(spacing_mm: float) -> tuple[np.ndarray, list[np.ndarray]]:
+def water_ellipsoid(semi_axes_mm, spacing_mm: float) -> tuple[np.ndarray, list[np.ndarray]]:
     """Water in vacuum, edge voxels filled by their share; and the subvoxel centres in mm."""
-    counts = [int(np.ceil(2.2 * a / spacing_mm)) * SUBVOXELS for a in SEMI_AXES_MM]
+    counts = [int(np.ceil(2.2 * a / spacing_mm)) * SUBVOXELS for a in semi_axes_mm]
     places = [(np.arange(n) - (n - 1) / 2) * spacing_mm / SUBVOXELS for n in counts]
     z, y, x = np.meshgrid(*places, indexing="ij", sparse=True)
-    a, b, c = SEMI_AXES_MM
+    a, b, c = semi_axes_mm
     inside = (z / a) ** 2 + (y / b) ** 2 + (x / c) ** 2 < 1
     return 1000.0 * (pooled(inside) - 1), places
 
@@ -32,10 +32,11 @@ def chord(semi_axis, u, a, v, b) -> np.ndarray:
     return pooled(2 * semi_axis * np.sqrt(np.maximum(inside, 0)))
 
 
+@pytest.mark.parametrize("semi_axes_mm", [SPHERE_MM, ELLIPSOID_MM])
 @pytest.mark.parametrize("spacing_mm", [2.0, 4.0])
-def test_an_ellipsoid_casts_its_chord_lengths(spacing_mm):
-    volume, (z, y, x) = water_ellipsoid(spacing_mm)
-    a, b, c = SEMI_AXES_MM
+def test_spheres_and_ellipsoids_cast_their_chord_lengths(semi_axes_mm, spacing_mm):
+    volume, (z, y, x) = water_ellipsoid(semi_axes_mm, spacing_mm)
+    a, b, c = semi_axes_mm
     images = line_integrals(volume, spacing_mm=spacing_mm)
     exact = [chord(b, z, a, x, c), chord(c, z, a, y, b)]
     for image, length in zip(images, exact, strict=True):

@@ -1,10 +1,17 @@
 """Channels: what a patch sees is what the whole volume sees there; HU survive the round trip."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from edm3d.data.projection import MU_WATER_PER_MM, line_integrals, mean_unit_attenuation
+from edm3d.data.projection import (
+    line_integrals,
+    mean_unit_attenuation,
+    ray_paths_mm,
+    xray,
+)
+from edm3d.data.xray_geometry import MU_WATER_PER_MM, Cone, Geometry
 from edm3d.diffusion.conditioning import (
     Conditioning,
     add_residual,
@@ -15,6 +22,7 @@ from edm3d.diffusion.conditioning import (
 
 SPEC = Conditioning((-1024.0, 1024.0), residual_scale=4.0, xray_difference=True)
 SHAPE = (6, 8, 10)
+CONE = Cone(1250.0, 1000.0, (40.0, 50.0), 2.5)
 
 
 @pytest.fixture
@@ -50,6 +58,59 @@ def test_a_patch_sees_what_the_whole_volume_sees_there(whole):
     all_channels = condition_channels(whole, SPEC)
     patch = condition_channels(_crop(whole, start, 4), SPEC)
     np.testing.assert_allclose(patch, all_channels[:, 2:6, 3:7, 5:9], atol=1e-6)
+
+
+@pytest.fixture
+def cone_beam(whole):
+    images = ("film_pa", "film_lat", "prior_film_pa", "prior_film_lat")
+    rng = np.random.default_rng(5)
+    films = {name: rng.normal(size=(1, *CONE.cells)).astype(np.float32) for name in images}
+    batch = {name: value for name, value in whole.items() if "xray" not in name}
+    return batch | films | {"beam": np.array([CONE.beam(2.0)], np.float32)}
+
+
+def test_a_patch_sees_what_the_whole_volume_sees_there_in_cone_beam(cone_beam):
+    start = (2, 3, 4)
+    part = tuple(slice(a, a + 4) for a in start)
+    patch = dict(cone_beam, start=np.array([start], np.float32))
+    for name in ("prior_hu", "target_hu"):
+        patch[name] = cone_beam[name][:, *part]
+    whole = jax.jit(condition_channels, static_argnums=1)(cone_beam, SPEC)
+    seen = jax.jit(condition_channels, static_argnums=1)(patch, SPEC)
+    np.testing.assert_allclose(seen, whole[:, *part], atol=1e-5)
+    spread = np.ptp(np.asarray(whole[..., 1:5]), axis=(1, 2, 3))
+    assert np.all(spread > 0.1)  # of images of noise: none of the four channels is flat
+
+
+def test_every_row_of_a_batch_is_back_projected_by_its_own_beam(cone_beam):
+    rows = [dict(cone_beam), {n: np.flip(v, 1) if v.ndim > 2 else v for n, v in cone_beam.items()}]
+    rows[1]["beam"] = cone_beam["beam"] * np.array([1.1, 1, 1, 1], np.float32)
+    batch = {n: np.concatenate([row[n] for row in rows]) for n in cone_beam}
+    both = condition_channels(batch, SPEC)
+    for i, row in enumerate(rows):
+        np.testing.assert_allclose(both[i], condition_channels(row, SPEC)[0], atol=1e-5)
+
+
+def test_films_of_a_uniform_volume_give_its_unit_ct_and_no_difference(cone_beam):
+    hu, geometry = np.full(SHAPE, -300, np.int16), Geometry(cone=CONE)
+    batch = dict(cone_beam, prior_hu=hu[None])
+    wide = np.full((60, 60, 60), -300, np.int16)  # so that no ray passes at its side
+    for view in ("pa", "lat"):
+        image = xray(wide, view, geometry, spacing_mm=2.0)
+        path = ray_paths_mm(view, geometry, volume_shape_zyx=wide.shape, spacing_mm=2.0)
+        unit = mean_unit_attenuation(image, path_mm=path, mu_water_per_mm=MU_WATER_PER_MM)
+        batch[f"film_{view}"] = batch[f"prior_film_{view}"] = unit[None]
+    channels = np.asarray(condition_channels(batch, SPEC)[0])
+    np.testing.assert_allclose(channels[..., 1:3], -300 / 1024, rtol=1e-4)
+    np.testing.assert_allclose(channels[..., 3:5], 0, atol=1e-6)
+
+
+def test_beyond_the_detector_there_is_vacuum_and_no_difference(cone_beam):
+    far = dict(cone_beam, start=np.array([[0, 0, 500]], np.float32))
+    channels = np.asarray(condition_channels(far, SPEC)[0])
+    names = SPEC.channel_names
+    np.testing.assert_allclose(channels[..., names.index("xray_pa")], -1000 / 1024)
+    np.testing.assert_array_equal(channels[..., names.index("xray_difference_pa")], 0)
 
 
 def test_every_named_channel_is_there(whole):

@@ -1,0 +1,167 @@
+"""A radiograph on the image grid and on the scale of the prior's own projection (its DRR).
+
+Procedure, stated with every result as a `FilmFit`:
+1. The film is laid centre on centre, its pixels scaled from its magnification to the grid's.
+2. It is shifted by whole grid pixels, at most 60 mm, to where it correlates best with the DRR.
+3. gain and offset make two numbers of the film those of the DRR over the pixels that both have: the
+   1st percentile of the picture (air or background), and the 90th of the body, which is where the
+   DRR is above 0.5 (24 mm of water): spine, mediastinum and abdomen, which hold no gas. The body's
+   median would not do: it is lung, and its gas is what shall be seen on the film (a change from
+   -700 to -500 HU kept 58 % of itself by the median, 100 % by the 90th percentile).
+4. Where the film does not reach, the DRR stands: no difference is claimed there.
+The thickness of gasless tissue is thus taken from the prior. Step 2 follows the diaphragm a little:
+between full expiration and inspiration of a 4D-CT it moved a film that lay right by 4 mm.
+"""
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from edm3d.data.radiograph import Film
+from edm3d.data.xray_geometry import Geometry
+from edm3d.errors import InputError
+
+AIR_PERCENTILE = 1.0
+BODY_PERCENTILE = 90.0
+BODY_LINE_INTEGRAL = 0.5
+MOST_SHIFT_MM = 60.0
+LEAST_COVERED = 0.5  # of the grid by the film
+LEAST_CORRELATION = 0.4
+_COARSE = 4  # pixels of the first search
+
+
+@dataclass(frozen=True)
+class FilmFit:
+    """What was done to a film: line integral = gain x value + offset, after the shift."""
+
+    gain: float
+    offset: float
+    shift_mm: tuple[float, float]  # to superior, to higher columns
+    magnification: float
+    magnification_is_from_header: bool
+    correlation: float
+    covered: float  # share of the grid
+    median_difference: float  # absolute, of line integrals, over the body
+
+
+def match_film(
+    film: Film, drr: np.ndarray, geometry: Geometry, *, spacing_mm: float
+) -> tuple[np.ndarray, FilmFit]:
+    """The film's line integrals float32 on the grid of `drr`, and how they came about.
+
+    Raises `InputError` where the film covers too little or does not look like the projection.
+    """
+    pitch, grid_magnification = _grid_scale(geometry, spacing_mm)
+    magnification = film.magnification or grid_magnification
+    margin = int(MOST_SHIFT_MM / pitch)
+    scale = grid_magnification / magnification
+    wide = _on_grid(film, drr.shape, pitch_mm=pitch / scale, margin=margin)
+    shift, correlation = _best_shift(wide, drr, margin)
+    values = _window(wide, drr.shape, margin, shift)
+    covered = np.isfinite(values)
+    _check_match(film, correlation, float(covered.mean()))
+    gain, offset = _affine(film, values[covered], drr[covered])
+    image = np.where(covered, gain * values + offset, drr).astype(np.float32)
+    body = covered & (drr > BODY_LINE_INTEGRAL)
+    fit = FilmFit(
+        gain=gain,
+        offset=offset,
+        shift_mm=(-shift[0] * pitch, -shift[1] * pitch),
+        magnification=magnification,
+        magnification_is_from_header=film.magnification is not None,
+        correlation=correlation,
+        covered=float(covered.mean()),
+        median_difference=float(np.median(np.abs(image - drr)[body])),
+    )
+    return image, fit
+
+
+def _grid_scale(geometry: Geometry, spacing_mm: float) -> tuple[float, float]:
+    """The grid's pixel in mm and its magnification at the isocentre."""
+    cone = geometry.cone
+    if cone is None:
+        return spacing_mm, 1.0
+    return cone.detector_pitch_mm, cone.source_to_detector_mm / cone.source_to_isocentre_mm
+
+
+def _on_grid(film: Film, shape: tuple[int, ...], *, pitch_mm: float, margin: int) -> np.ndarray:
+    """The film on the grid widened by `margin` pixels all round, centre on centre; else NaN."""
+    from scipy import ndimage
+
+    places, sigmas = [], []
+    for size, pixels, spacing in zip(shape, film.values.shape, film.spacing_mm, strict=True):
+        offsets = (np.arange(size + 2 * margin) - (size + 2 * margin - 1) / 2) * pitch_mm
+        places.append(offsets / spacing + (pixels - 1) / 2)
+        sigmas.append(np.sqrt(max((pitch_mm / spacing) ** 2 - 1, 0)) / 2.3548)  # FWHM of a pixel
+    smooth = ndimage.gaussian_filter(film.values.astype(np.float64), sigmas, mode="nearest")
+    rows, columns = np.meshgrid(*places, indexing="ij")
+    values = ndimage.map_coordinates(smooth, [rows, columns], order=1, mode="nearest")
+    inside = [
+        (p >= -0.5) & (p <= n - 0.5) for p, n in zip((rows, columns), smooth.shape, strict=True)
+    ]
+    return np.where(inside[0] & inside[1], values, np.nan)
+
+
+def _window(wide: np.ndarray, shape, margin: int, shift: tuple[int, int]) -> np.ndarray:
+    """The grid's part of the widened film, seen `shift` pixels off the centre."""
+    rows, columns = (slice(margin + s, margin + s + n) for s, n in zip(shift, shape, strict=True))
+    return wide[rows, columns]
+
+
+def _correlation(values: np.ndarray, drr: np.ndarray) -> float:
+    both = np.isfinite(values)
+    if both.mean() < LEAST_COVERED:
+        return -1.0
+    a, b = values[both] - values[both].mean(), drr[both] - drr[both].mean()
+    norm = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / norm) if norm > 0 else -1.0
+
+
+def _best_shift(wide: np.ndarray, drr: np.ndarray, margin: int) -> tuple[tuple[int, int], float]:
+    """The shift in pixels of highest correlation: every fourth one first, then around the best."""
+
+    def best(shifts: Iterable[tuple[int, int]], step: int) -> tuple[tuple[int, int], float]:
+        window = ((s, _window(wide, drr.shape, margin, s)) for s in shifts)
+        scored = ((s, _correlation(w[::step, ::step], drr[::step, ::step])) for s, w in window)
+        return max(scored, key=lambda found: (found[1], -abs(found[0][0]) - abs(found[0][1])))
+
+    reach = margin // _COARSE * _COARSE
+    coarse = range(-reach, reach + 1, _COARSE)
+    (row, column), _ = best(itertools.product(coarse, coarse), step=2)
+
+    def near(centre: int) -> range:
+        return range(max(centre - _COARSE, -margin), min(centre + _COARSE, margin) + 1)
+
+    return best(itertools.product(near(row), near(column)), step=1)
+
+
+def _check_match(film: Film, correlation: float, covered: float) -> None:
+    if covered < LEAST_COVERED:
+        raise InputError(
+            f"X-ray {film.name} covers {covered:.0%} of the prior's projection; give a film of the "
+            f"whole chest ({LEAST_COVERED:.0%} or more), or look at its pixel size"
+        )
+    if correlation < LEAST_CORRELATION:
+        raise InputError(
+            f"X-ray {film.name} correlates {correlation:.2f} with the prior's projection, below "
+            f"{LEAST_CORRELATION}; is it upright, bone-bright, and of this subject and view? look "
+            "at it with data_prep/preview_xrays.py"
+        )
+
+
+def _affine(film: Film, values: np.ndarray, drr: np.ndarray) -> tuple[float, float]:
+    """gain and offset that carry the film's air and gasless body to those of the DRR."""
+    body = drr > BODY_LINE_INTEGRAL
+    if not body.any():
+        raise InputError(f"X-ray {film.name} lies beside the prior's body; check its pixel size")
+    low, low_drr = (float(np.percentile(v, AIR_PERCENTILE)) for v in (values, drr))
+    high, high_drr = (float(np.percentile(v[body], BODY_PERCENTILE)) for v in (values, drr))
+    if not (high > low and high_drr > low_drr):
+        raise InputError(
+            f"X-ray {film.name} is no brighter in the body ({high:g}) than in air ({low:g}); is it "
+            "inverted?"
+        )
+    gain = (high_drr - low_drr) / (high - low)
+    return gain, high_drr - gain * high

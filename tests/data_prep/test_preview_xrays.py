@@ -1,0 +1,69 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from edm3d.data.projection import xray
+from edm3d.data.volumes import write_nifti
+from edm3d.data.xray_geometry import Geometry
+from tests.configurations import ROOT
+from tests.data.films import write_dicom, write_picture
+from tests.data.phantoms import axial_grid, chest
+from tests.data.test_film_match import film_pixels
+
+SHAPE = (40, 36, 44)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A prior, its two films moved, and one that is none."""
+    path = tmp_path_factory.mktemp("preview")
+    hu = chest(SHAPE)
+    write_nifti(path / "ct.nii.gz", hu, axial_grid(SHAPE, 4.0))
+    for view in ("pa", "lat"):
+        image = xray(hu, view, Geometry(), spacing_mm=4.0)
+        pixels = np.rint(100 + 500 * film_pixels(image, shift=(8, 0))).astype(np.uint16)
+        write_dicom(path / f"{view}.dcm", pixels, imager_spacing_mm=(1.0, 1.0))
+    write_picture(path / "lat.png", pixels)
+    (path / "bad.dcm").write_text("no film")
+    return path
+
+
+def preview(folder, *flags):
+    script = str(ROOT / "data_prep" / "preview_xrays.py")
+    return subprocess.run(
+        [sys.executable, script, f"--prior={folder}/ct.nii.gz", *flags],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=folder,
+    )
+
+
+def test_both_views_are_drawn_and_their_fit_is_told(folder, tmp_path):
+    out = tmp_path / "preview.png"
+    done = preview(folder, "--xray_pa=pa.dcm", "--xray_lat=lat.png", "--pixel_mm=1", f"--out={out}")
+    assert done.returncode == 0, done.stderr
+    assert out.read_bytes().startswith(b"\x89PNG") and list(tmp_path.iterdir()) == [out]
+    lines = done.stdout.splitlines()
+    assert [line[:4] for line in lines] == ["pa: ", "lat:"]
+    assert all("line integral = 0.002" in line and "moved +8 mm up" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ((), "--xray_pa and --xray_lat are missing"),
+        (("--xray_pa=bad.dcm",), "no DICOM, PNG or NIfTI"),
+        (("--xray_lat=lat.png",), "states no pixel size"),
+        (("--xray_pa=pa.dcm", "--out=preview.txt"), "give a .png"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(folder, tmp_path, flags, message):
+    done = preview(folder, f"--out={tmp_path}/preview.png", *flags)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and message in errors[0]
+    assert list(tmp_path.iterdir()) == []

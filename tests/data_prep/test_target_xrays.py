@@ -1,0 +1,156 @@
+"""Records of cone beam, of bedside films and of real radiographs."""
+
+import csv
+import dataclasses
+
+import numpy as np
+import pytest
+
+from edm3d import experiment
+from edm3d.data.bedside import bedside_xray
+from edm3d.data.cases import read_cases, read_dataset_info
+from edm3d.data.film_match import match_film
+from edm3d.data.manifest import read_manifest
+from edm3d.data.projection import xray
+from edm3d.data.radiograph import read_radiograph
+from edm3d.data.records import cases_of_manifest, write_records
+from edm3d.data.xray_geometry import Bedside, Cone, Geometry
+from edm3d.errors import InputError
+from tests.configurations import load_config
+from tests.data.films import write_dicom
+from tests.data.phantoms import settings, write_cohort
+from tests.data.test_film_match import film_pixels
+
+CONE = Cone(1400.0, 1200.0, (130.0, 140.0), 5.0)
+SPLITS = {"p": "train", "q": "test"}
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    return write_cohort(tmp_path_factory.mktemp("cohort"), SPLITS)
+
+
+@pytest.fixture(scope="module", params=["parallel", "cone"])
+def bedside(request, cohort):
+    """The settings of bedside films in either geometry, and their records."""
+    cone = CONE if request.param == "cone" else None
+    chosen = settings(cone=cone, bedside=Bedside(seed=4))
+    out = cohort.parent / f"bedside_{request.param}"
+    write_records(read_manifest(cohort), out, chosen, seed=0)
+    return chosen, out
+
+
+def test_the_target_s_films_are_bedside_and_the_prior_s_projections_clean(bedside):
+    chosen, out = bedside
+    geometry = chosen.geometry
+    for case in read_cases(out, "test"):
+        for view in ("pa", "lat"):
+            film = bedside_xray(
+                case.target_hu, view, geometry, spacing_mm=5.0, case_id=case.case_id
+            )
+            np.testing.assert_array_equal(getattr(case, f"xray_{view}"), film)
+            clean = xray(case.prior_hu, view, geometry, spacing_mm=5.0)
+            np.testing.assert_array_equal(getattr(case, f"prior_xray_{view}"), clean)
+            of_target = xray(case.target_hu, view, geometry, spacing_mm=5.0)
+            assert np.abs(film - of_target).mean() > 0.02
+
+
+def test_geometry_and_seed_are_stored_and_sampling_prepares_alike(bedside, cohort):
+    chosen, out = bedside
+    info = read_dataset_info(out)
+    assert Geometry.from_json(info.geometry) == chosen.geometry
+    recorded = {case.case_id: case for case in read_cases(out, "test")}
+    prepared = {case.case_id: case for case in cases_of_manifest(cohort, info)}
+    for name, case in recorded.items():
+        for image in ("xray_pa", "xray_lat", "prior_xray_pa", "prior_xray_lat"):
+            np.testing.assert_array_equal(getattr(prepared[name], image), getattr(case, image))
+
+
+def test_films_are_the_same_for_one_and_two_workers(bedside, cohort):
+    chosen, out = bedside
+    again = out.with_name(out.name + "_two")
+    write_records(read_manifest(cohort), again, chosen, seed=0, workers=2)
+    for path in out.iterdir():
+        assert path.read_bytes() == (again / path.name).read_bytes()
+
+
+def test_a_run_is_not_sampled_or_trained_in_another_geometry(bedside):
+    chosen, out = bedside
+    info = read_dataset_info(out)
+    other = dataclasses.replace(info, geometry=Geometry(0.0206).to_json())
+    with pytest.raises(InputError, match="the run was trained with"):
+        experiment.check_same_geometry(other, info, out)
+    config = load_config("ards.py")
+    config.data.spacing_mm, config.data.mu_water_per_mm = 5.0, chosen.mu_water_per_mm
+    config.data.xray = "bedside"
+    if chosen.cone:
+        with pytest.raises(InputError, match=r"data.geometry=cone, the config says parallel"):
+            experiment.check_data(config, info)
+        config.data.geometry = "cone"
+        with pytest.raises(InputError, match=r"data.cone="):
+            experiment.check_data(config, info)
+        config.data.cone = dataclasses.asdict(CONE)
+    experiment.check_data(config, info)
+    config.data.xray = "clean"
+    with pytest.raises(InputError, match=r"data.xray=bedside, the config says clean"):
+        experiment.check_data(config, info)
+
+
+def with_films(folder, films):
+    """A cohort whose scan b of every subject names `films` (view: file name)."""
+    manifest = write_cohort(folder, SPLITS)
+    with open(manifest, newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row |= {f"xray_{view}": name if row["scan"] == "b" else "" for view, name in films.items()}
+    with open(manifest, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return manifest
+
+
+@pytest.mark.parametrize("chosen", [settings(), settings(bedside=Bedside(seed=1))])
+def test_a_radiograph_is_taken_for_its_scan_as_target_and_for_that_view_alone(tmp_path, chosen):
+    plain = write_cohort(tmp_path, SPLITS)
+    write_records(read_manifest(plain), tmp_path / "plain", chosen, seed=0)
+    computed = {case.case_id: case for case in read_cases(tmp_path / "plain", "test")}
+    drr = xray(computed["q__a__b"].target_hu, "pa", Geometry(), spacing_mm=5.0)
+    pixels = np.rint(500 + 400 * film_pixels(drr)).astype(np.uint16)
+    path = write_dicom(tmp_path / "pa.dcm", pixels, imager_spacing_mm=(1.25, 1.25))
+    manifest = with_films(tmp_path, {"pa": "pa.dcm"})
+    info, _ = write_records(read_manifest(manifest), tmp_path / "films", chosen, seed=0)
+    for case in read_cases(tmp_path / "films", "test"):
+        without = computed[case.case_id]
+        np.testing.assert_array_equal(case.xray_lat, without.xray_lat)
+        np.testing.assert_array_equal(case.prior_xray_pa, without.prior_xray_pa)
+        if case.target_scan != "b":
+            np.testing.assert_array_equal(case.xray_pa, without.xray_pa)
+            continue
+        film = read_radiograph(path, "pa")
+        matched, _ = match_film(film, case.prior_xray_pa, Geometry(), spacing_mm=5.0)
+        np.testing.assert_array_equal(case.xray_pa, matched)
+        assert np.abs(matched - case.prior_xray_pa).max() > 0.05
+    assert len(list(cases_of_manifest(manifest, info))) == 12
+
+
+def test_films_that_cannot_be_used_are_told_with_their_rows_before_anything_is_written(tmp_path):
+    (tmp_path / "pa.dcm").write_text("no film")
+    pixels = np.arange(1600, dtype=np.uint16).reshape(40, 40)
+    write_dicom(tmp_path / "lat.dcm", pixels, {"0018|5101": "PA"})
+    manifest = with_films(tmp_path, {"pa": "pa.dcm", "lat": "lat.dcm"})
+    with pytest.raises(InputError) as caught:
+        write_records(read_manifest(manifest), tmp_path / "out", settings(), seed=0)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 4 and "row 3: X-ray" in lines[0] and "no DICOM" in lines[0]
+    assert "row 3: X-ray" in lines[1] and "give a lateral view" in lines[1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_film_of_something_else_ends_the_build_with_its_name(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 4000, (104, 120)).astype(np.uint16)
+    write_dicom(tmp_path / "pa.dcm", noise, imager_spacing_mm=(1.0, 1.0))
+    manifest = with_films(tmp_path, {"pa": "pa.dcm"})
+    with pytest.raises(InputError, match=r"pa.dcm correlates .* with the prior's projection"):
+        write_records(read_manifest(manifest), tmp_path / "out", settings(), seed=0)
+    assert not [p for p in tmp_path.iterdir() if "out" in p.name]
