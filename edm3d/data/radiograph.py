@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from edm3d.data.dicom_header import read_header
 from edm3d.errors import InputError
 
 _MODALITIES = ("CR", "DX", "RG", "RF")
@@ -132,6 +133,8 @@ def _read(path: Path) -> Picture:
     kind = _image_io(path)
     if kind == "NiftiImageIO":
         return _read_nifti(path)
+    if kind == "GDCMImageIO":
+        read_header(path)  # GDCM would allocate whatever a damaged length claims
     try:
         import SimpleITK as sitk
     except ImportError as error:

@@ -170,3 +170,13 @@ def test_the_two_tags_of_a_real_chest_film_make_it_its_own_inverse(real_data):
     spine = two.values[rows // 4 : rows // 2, columns // 2 - 20 : columns // 2 + 20]
     lung = two.values[rows // 2 : 2 * rows // 3, columns // 4 : columns // 4 + 40]
     assert spine.mean() > lung.mean() + 30  # bone is bright
+
+
+def test_a_damaged_length_is_refused_before_anything_is_allocated(tmp_path):
+    path = write_dicom(tmp_path / "film.dcm", ramp())
+    data = bytearray(path.read_bytes())
+    at = data.index(b"\xe0\x7f\x10\x00OW") + 8  # the pixels' length in explicit VR
+    data[at : at + 4] = (2**31 - 2).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="is no readable DICOM"):
+        read_radiograph(path, "pa")
