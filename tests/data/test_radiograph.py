@@ -175,7 +175,7 @@ def test_the_two_tags_of_a_real_chest_film_make_it_its_own_inverse(real_data):
 def test_a_damaged_length_is_refused_before_anything_is_allocated(tmp_path):
     path = write_dicom(tmp_path / "film.dcm", ramp())
     data = bytearray(path.read_bytes())
-    at = data.index(b"\xe0\x7f\x10\x00") + 4  # the pixels' length in implicit VR
+    at = data.index(b"\x08\x00\x60\x00") + 4  # the modality's length in implicit VR
     data[at : at + 4] = (2**31 - 2).to_bytes(4, "little")
     path.write_bytes(data)
     with pytest.raises(InputError, match="is no readable DICOM"):
