@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.make_virtual_cohort import folder_made_whole
+from data_prep.whole_folder import folder_made_whole
 from edm3d import command
 from edm3d.data.dicom import Series, is_companion, posture, volume_of
 from edm3d.data.dicom_frames import count_frames
