@@ -85,9 +85,14 @@ def plan_scans(
 
 
 def _blocks(seed: int, index: int, count: int) -> list[tuple[str, str]]:
-    """Stage and position blocks; neighbours in a cohort start with different ones."""
+    """Stage and position blocks; neighbours in a cohort start with different ones.
+
+    The second is the first's opposite in both, so that two show a pig in every stage and position.
+    """
     order = generator(seed, 0, _ROTATION).permutation(len(BLOCKS))
-    return [BLOCKS[order[(index + k) % len(BLOCKS)]] for k in range(count)]
+    first, *others = (BLOCKS[order[(index + k) % len(BLOCKS)]] for k in range(len(BLOCKS)))
+    others.sort(key=lambda block: block[0] == first[0] or block[1] == first[1])
+    return [first, *others][:count]
 
 
 def _more_settings(

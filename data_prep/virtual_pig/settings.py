@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 
 from .design import CORE_PEEP, core_scans, most_scans
 
-GENERATOR_VERSION = 2  # raise it whenever the same settings give other scans
+GENERATOR_VERSION = 3  # raise it whenever the same settings give other scans
 HIGHEST_PEEP_CMH2O = 25
 _BYTES_PER_VOXEL = 2.0  # of a gzipped CT with its mask, in nominal voxels of the field
 _GAS_MAP_SHARE = 0.15  # of that

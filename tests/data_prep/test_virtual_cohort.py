@@ -163,6 +163,12 @@ def test_small_plans_take_every_stage_and_position_in_turn():
     assert len(blocks) == 4
 
 
+def test_twelve_scans_show_a_pig_in_both_stages_and_both_positions():
+    for index in range(12):
+        settings = [scan.setting for scan in plan_scans(3, index, 12)]
+        assert len({s.stage for s in settings}) == len({s.position for s in settings}) == 2
+
+
 def test_the_paper_preset_has_the_papers_numbers():
     """701 scans of 40 pigs, of which 2 validate, and 280 of 10 test pigs; 2 mm."""
     jobs = pig_jobs(PRESETS["paper"], Progress(Path("nowhere")))

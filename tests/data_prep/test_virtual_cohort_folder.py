@@ -80,7 +80,7 @@ def test_a_cohort_of_another_generator_or_with_a_lost_file_is_refused(cohort, tm
     text = json.loads((copy / "cohort.json").read_text())
     text["settings"]["generator_version"] += 1
     (copy / "cohort.json").write_text(json.dumps(text))
-    with pytest.raises(InputError, match="generator_version 3 instead of 2"):
+    with pytest.raises(InputError, match="generator_version 4 instead of 3"):
         make_virtual_cohort.make_cohort(copy, SMALL, workers=1)
     (copy / "cohort.json").write_text("not json")
     with pytest.raises(InputError, match="is not a cohort's"):

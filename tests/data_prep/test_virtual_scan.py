@@ -5,8 +5,8 @@ import pytest
 from scipy import ndimage
 
 from data_prep.virtual_pig.ct import HU_MAX, HU_MIN, acquire
-from data_prep.virtual_pig.deformation import material_points, scan_pose
-from data_prep.virtual_pig.lattice import Lattice, interpolation, lattice_over, sample
+from data_prep.virtual_pig.deformation import Inflation, inflate, material_points, scan_pose
+from data_prep.virtual_pig.lattice import Lattice, Points, interpolation, lattice_over, sample
 from data_prep.virtual_pig.mechanics import TISSUE_G_ML, Ventilator
 from data_prep.virtual_pig.pig import Condition, LungState, Pig, build_pig, lung_state, ventilate
 from data_prep.virtual_pig.render import LEFT, RIGHT, Scan, render, scan_lattice
@@ -113,26 +113,53 @@ def test_density_gradient_follows_gravity(scans):
     assert density_slope(scans["early prone ee"]) < density_slope(scans["early low ee"])
 
 
-def jacobian(mapped: list[np.ndarray], step: float) -> np.ndarray:
-    gradients = np.stack([np.stack(np.gradient(m, step), -1) for m in mapped], -2)
+def jacobian(points: list[np.ndarray], step: float) -> np.ndarray:
+    gradients = np.stack([np.stack(np.gradient(p, step), -1) for p in points], -2)
     return np.linalg.det(gradients)
+
+
+# Half the material grid's step: central differences over 8 mm would smooth what they measure.
+MAP_MM = 2.0
+MAP_GRID = lattice_over((-150, -95, -85), (135, 85, 85), MAP_MM)
+
+
+def mapped(inflation: Inflation) -> tuple[Points, np.ndarray]:
+    """Reference points `[n]` and determinant `[z, y, x]` of the inverse map on `MAP_GRID`."""
+    points = tuple(np.broadcast_to(p, MAP_GRID.shape_zyx).ravel() for p in MAP_GRID.open_mesh())
+    reference = material_points(inflation, points)
+    return reference, jacobian([r.reshape(MAP_GRID.shape_zyx) for r in reference], MAP_MM)
+
+
+def off_the_wall(pose: Pose, voxels: int) -> np.ndarray:
+    return ndimage.binary_erosion(cavity_coverage(pose, MAP_GRID) > 0.5, iterations=voxels)
+
+
+@pytest.mark.parametrize(
+    ("seed", "index", "stage", "prone", "peep", "ml_kg"),
+    [(0, 1, "stabilised", False, 15, 12), (5, 1, "stabilised", True, 13, 8)],
+)
+def test_the_map_does_not_fold_up_to_the_wall(seed, index, stage, prone, peep, ml_kg):
+    """In the thin recesses of strained lungs; the last voxel's differences reach past the wall."""
+    pig = build_pig(seed, index)
+    setting = Ventilator(peep, ml_kg * pig.traits.weight_kg)
+    inflation = inflate(lung_state(ventilate(pig, stage, setting, prone=prone), "inspiration"))
+    _, det = mapped(inflation)
+    assert det[off_the_wall(inflation.pose, 1)].min() > 0.1
+    whole = cavity_coverage(inflation.pose, MAP_GRID) > 0.5
+    assert np.mean(det[whole] <= 0) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["early low ee", "late prone ei"])
 def test_the_map_gives_every_element_its_volume_and_does_not_fold(pig, states, scans, name):
     state, inflation = states[name], scans[name].inflation
-    # Half the material grid's step: central differences over 8 mm would smooth what they measure.
-    step = 2.0
-    grid = lattice_over((-150, -95, -85), (135, 85, 85), step)
-    points = tuple(np.broadcast_to(p, grid.shape_zyx).ravel() for p in grid.open_mesh())
-    reference = material_points(inflation, points)
-    det = jacobian([r.reshape(grid.shape_zyx) for r in reference], step)
+    grid = MAP_GRID
+    reference, det = mapped(inflation)
     at = interpolation(pig.material.lattice, reference)
     ratio, held = (
         v.reshape(grid.shape_zyx)
         for v in sample([state.volume_ratio, pig.material.mediastinum], at)
     )
-    inside = ndimage.binary_erosion(cavity_coverage(inflation.pose, grid) > 0.5, iterations=4)
+    inside = off_the_wall(inflation.pose, 4)
     assert det[inside].min() > 0.3
     lung = 1 - held[inside]
     conserved = ratio[inside] * det[inside]
