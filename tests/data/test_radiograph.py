@@ -1,4 +1,5 @@
 import sys
+import traceback
 
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ def test_png_needs_a_pixel_size_and_nifti_has_one(tmp_path, dtype):
         ({"0018|5101": "PA"}, "lat", "ViewPosition 'PA'; give a lateral view"),
         ({"0028|0030": "0\\0"}, "pa", "0 x 0 mm; it lies in"),
         ({}, "pa", "states no pixel size"),
-        ({"0028|0030": "0.2"}, "pa", "pixel spacing '0.2'; give two numbers"),
+        ({"0028|0030": "0.2"}, "pa", "pixel spacing that is not two numbers; give two numbers"),
         ({"0028|0030": "1\\1", "0018|1114": "9"}, "pa", "magnification 9; it lies in 1..3"),
         (
             {"0028|0030": "1\\1", "0020|0020": "F\\L"},
@@ -107,6 +108,34 @@ def test_films_that_their_header_says_are_wrong_are_refused(tmp_path, tags, view
     text = str(caught.value)
     assert str(path) in text and len(text.splitlines()) == 1
     assert message in text
+
+
+SPACING, PHOTOMETRIC = "0028|0030", "0028|0004"
+DISTANCES = {"0018|1110": "1500", "0018|1111": "1200"}
+
+
+def with_name(path, tag):
+    """A film with a person's name where `tag` holds its value."""
+    marked, old = DISTANCES | {tag: "XXXXXXXX"}, b"XXXXXXXX"
+    if tag == PHOTOMETRIC:  # ITK writes its own
+        marked, old = {}, b"MONOCHROME2 "
+    spacing = None if tag == SPACING else (0.5, 0.5)
+    data = write_dicom(path, ramp(), marked, imager_spacing_mm=spacing).read_bytes()
+    assert data.count(old) == 1
+    path.write_bytes(data.replace(old, b"DOE^JANE".ljust(len(old))))
+    return path
+
+
+NAMED = ("0008|0060", "0020|0020", "0018|1114", *DISTANCES, SPACING, PHOTOMETRIC)
+
+
+@pytest.mark.parametrize("tag", NAMED)
+def test_a_name_in_any_field_is_not_repeated_by_the_error(tmp_path, tag):
+    with pytest.raises(InputError) as caught:
+        read_radiograph(with_name(tmp_path / "a.dcm", tag), "pa")
+    text = "".join(traceback.format_exception(caught.value))
+    assert "DOE" not in text and "JANE" not in text
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def bad_files(folder):
