@@ -109,6 +109,7 @@ def _image_io(path: Path) -> str:
     raise InputError(f"X-ray {path} is no DICOM, PNG or NIfTI file; convert it to one of them")
 
 
+_NIFTI_FAULTS = (OSError, EOFError, ValueError, TypeError, OverflowError, zlib.error)
 Picture = tuple[np.ndarray, tuple[float, float] | None, dict[str, str]]
 
 
@@ -126,9 +127,10 @@ def _read_nifti(path: Path) -> Picture:
     try:
         image = nibabel.Nifti1Image.from_filename(path)
         _check_size(image.shape, path)
+        _check_kind(image.get_data_dtype(), path)
         values = np.asarray(image.dataobj, np.float64)
         columns, rows = (float(s) for s in image.header.get_zooms()[:2])
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
+    except (ImageFileError, HeaderDataError, *_NIFTI_FAULTS) as error:
         raise _unreadable(path, error) from error
     return values.reshape(values.shape[:2]).T, (rows, columns), {}
 
@@ -175,6 +177,13 @@ def _check_size(size: Sequence[int], path: Path, components: int = 1) -> None:
 
 def _shown(value: str, known: bool) -> str:
     return repr(value) if known else "that is not one of the accepted ones"
+
+
+def _check_kind(dtype: np.dtype, path: Path) -> None:
+    if dtype.fields is not None or dtype.kind not in "iuf":
+        raise InputError(
+            f"X-ray {path} has several components a pixel (colour?); export it as grey values"
+        )
 
 
 def _check_tags(tags: Mapping[str, str], path: Path, view: str) -> None:

@@ -1,6 +1,7 @@
 import sys
 import traceback
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -172,6 +173,30 @@ def test_files_that_are_no_film_are_one_line_each(tmp_path, capfd):
         text = str(caught.value)
         assert str(tmp_path / name) in text and len(text.splitlines()) == 1
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("offset", [np.inf, -np.inf, np.nan, 1e30, -1e30])
+def test_a_nifti_film_whose_values_begin_nowhere_is_one_line(tmp_path, offset):
+    path = tmp_path / "a.nii"
+    nibabel.save(nibabel.Nifti1Image(ramp().T, np.eye(4)), path)
+    data = bytearray(path.read_bytes())
+    data[108:112] = np.float32(offset).tobytes()
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="cannot be read") as caught:
+        read_radiograph(path, "pa")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+
+
+@pytest.mark.parametrize("dtype", [RGB, np.complex64, np.complex128])
+def test_a_nifti_film_of_colours_or_complex_numbers_is_refused(tmp_path, dtype):
+    path = tmp_path / "a.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((40, 50), dtype), np.eye(4)), path)
+    with pytest.raises(InputError, match="several components a pixel") as caught:
+        read_radiograph(path, "pa")
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_without_simpleitk_the_mend_is_named(tmp_path, monkeypatch):
