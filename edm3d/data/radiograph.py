@@ -71,7 +71,7 @@ def read_radiograph(path: str | Path, view: str, *, pixel_mm: float | None = Non
     if tags:
         _check_tags(tags, path, view)
         values = _log_exposure(values, tags, path)
-    if pixel_mm is not None:
+    if spacing is None and pixel_mm is not None:
         spacing = (pixel_mm, pixel_mm)
     if spacing is None:
         mend = "give DICOM or NIfTI (or --pixel_mm to the preview)"

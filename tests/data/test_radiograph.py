@@ -21,6 +21,13 @@ def test_a_dicom_film_is_upright_with_its_detector_s_pixels(tmp_path):
     assert film.spacing_mm == (0.3, 0.4) and film.magnification is None
 
 
+def test_a_given_pixel_size_leaves_the_file_s_own_alone(tmp_path):
+    dicom = write_dicom(tmp_path / "a.dcm", ramp(), imager_spacing_mm=(0.3, 0.4))
+    assert read_radiograph(dicom, "pa", pixel_mm=0.7).spacing_mm == (0.3, 0.4)
+    nifti = write_picture(tmp_path / "a.nii.gz", ramp(), 0.6)
+    assert read_radiograph(nifti, "pa", pixel_mm=0.7).spacing_mm == pytest.approx((0.6, 0.6))
+
+
 def test_pixel_spacing_stands_in_for_the_detector_s(tmp_path):
     tags = {"0028|0030": "0.25\\0.33"}
     path = write_dicom(tmp_path / "a.dcm", ramp(), tags, imager_spacing_mm=None)

@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
         image = xray(hu, view, Geometry(), spacing_mm=4.0)
         pixels = np.rint(100 + 500 * film_pixels(image, shift=(8, 0))).astype(np.uint16)
         write_dicom(path / f"{view}.dcm", pixels, imager_spacing_mm=(1.0, 1.0))
-    write_picture(path / "lat.png", pixels)
+    write_picture(path / "lat.png", pixels[::2, ::2])  # pixels of 2 mm
     (path / "bad.dcm").write_text("no film")
     return path
 
@@ -44,7 +44,7 @@ def preview(folder, *flags):
 
 def test_both_views_are_drawn_and_their_fit_is_told(folder, tmp_path):
     out = tmp_path / "preview.png"
-    done = preview(folder, "--xray_pa=pa.dcm", "--xray_lat=lat.png", "--pixel_mm=1", f"--out={out}")
+    done = preview(folder, "--xray_pa=pa.dcm", "--xray_lat=lat.png", "--pixel_mm=2", f"--out={out}")
     assert done.returncode == 0, done.stderr
     assert out.read_bytes().startswith(b"\x89PNG") and list(tmp_path.iterdir()) == [out]
     lines = done.stdout.splitlines()
