@@ -67,3 +67,18 @@ def test_bad_input_is_one_line_and_nothing_is_written(folder, tmp_path, flags, m
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and message in errors[0]
     assert list(tmp_path.iterdir()) == []
+
+
+DATA = "dict(spacing_mm=4.0, antialias=False, mu_water_per_mm=0.02, cone=dict(tilt=1.0))"
+
+
+@pytest.mark.parametrize("content", ["seed=0", f"seed=0, data={DATA}"])
+def test_a_config_of_no_data_or_an_unknown_cone_key_is_one_line(folder, tmp_path, content):
+    config = tmp_path / "config.py"
+    make = f"return ml_collections.ConfigDict(dict({content}))"
+    config.write_text(f"import ml_collections\n\n\ndef get_config():\n    {make}\n")
+    flags = ("--xray_pa=pa.dcm", f"--config={config}", f"--out={tmp_path}/preview.png")
+    done = preview(folder, *flags)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "section data of --config" in errors[0]
