@@ -126,11 +126,9 @@ def settings_and_seed() -> tuple[RecordSettings, int, tuple[float, float, float]
     """Record settings, seed and split fractions of --config."""
     if CONFIG.value is None:
         raise InputError("--config is missing; give --config=configs/ards.py")
-    try:
+    with command.data_section_errors():
         data, seed = CONFIG.value.data, int(CONFIG.value.seed)
         return settings_of(data, seed), seed, fractions_of(data)
-    except (KeyError, AttributeError, TypeError, ValueError, IndexError) as error:
-        raise InputError(f"section data of --config is {error}; see configs/ards.py") from error
 
 
 def build_share(scans: list[Scan], settings: RecordSettings, share: Share) -> None:

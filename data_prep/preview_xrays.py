@@ -38,8 +38,9 @@ def prepared() -> tuple[float, Geometry, bool]:
     """Spacing, geometry and anti-aliasing: the config's, else 2 mm in parallel beam."""
     if CONFIG.value is None:
         return 2.0, Geometry(), False
-    data, seed = CONFIG.value.data, int(CONFIG.value.seed)
-    return float(data.spacing_mm), geometry_of(data, seed), bool(data.antialias)
+    with command.data_section_errors():
+        data, seed = CONFIG.value.data, int(CONFIG.value.seed)
+        return float(data.spacing_mm), geometry_of(data, seed), bool(data.antialias)
 
 
 def rows_of(films: dict[str, str]) -> list[Row]:

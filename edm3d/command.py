@@ -27,6 +27,16 @@ def bad_input_exits_2(*more: type[Exception]) -> Iterator[None]:
         sys.exit(EXIT_BAD_INPUT)
 
 
+@contextlib.contextmanager
+def data_section_errors() -> Iterator[None]:
+    """Turns what a wrong section `data` of --config raises into one `InputError`."""
+    try:
+        yield
+    except (KeyError, AttributeError, TypeError, ValueError, IndexError) as error:
+        fault = " ".join(str(error).split())
+        raise InputError(f"section data of --config is {fault}; see configs/ards.py") from error
+
+
 def _parse(argv: list[str]) -> list[str]:
     # A locked config answers a mistyped key with AttributeError or KeyError and a suggestion.
     with bad_input_exits_2(flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError):

@@ -41,7 +41,7 @@ def losses(run: Path) -> list[float]:
     return [row[name] for row in rows for name in ("loss", "validation_loss") if name in row]
 
 
-def test_a_cone_beam_run_is_trained_and_sampled_the_same_on_any_mesh(
+def test_a_cone_beam_run_has_the_same_losses_on_any_mesh_and_samples_its_own_geometry_only(
     widths, records, tiny_records, tmp_path
 ):
     run = trained(widths, records, tmp_path / "run", space=1)

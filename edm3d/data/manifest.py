@@ -195,6 +195,7 @@ def _parse_row(row: _Row, folder: Path, allow_outside: bool) -> Scan:
 
 
 def _check_repeats(scans: Sequence[Scan], faults: _Faults) -> None:
+    _check_films_and_masks(scans, faults)
     names: dict[tuple[str, str], int] = {}
     files: dict[Path, list[Scan]] = {}
     for scan in scans:
@@ -208,6 +209,18 @@ def _check_repeats(scans: Sequence[Scan], faults: _Faults) -> None:
             faults.add(scan.row, "ct", scan.ct.name, mend)
             break
         before.append(scan)
+
+
+def _check_films_and_masks(scans: Sequence[Scan], faults: _Faults) -> None:
+    first: dict[Path, tuple[int, str]] = {}
+    for scan, column in itertools.product(scans, ("lung_mask", "xray_pa", "xray_lat")):
+        path = getattr(scan, column)
+        if path is None or not path.is_file():
+            continue
+        row, name = first.setdefault(path, (scan.row, column))
+        if (row, name) != (scan.row, column):
+            mend = f"{name} of row {row} is the same file; give each its own"
+            faults.add(scan.row, column, path.name, mend)
 
 
 def _differ(first: Scan, second: Scan) -> bool:

@@ -20,7 +20,7 @@ from edm3d.data.geometry import Grid, Volume, check_affine, check_size, lps_turn
 from edm3d.errors import InputError
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_READ_FAULTS = (OSError, EOFError, ValueError, TypeError, OverflowError, MemoryError, zlib.error)
+_READ_FAULTS = (OSError, EOFError, ValueError, TypeError, OverflowError, zlib.error)
 _HEADER_BYTES = {348: 352, 540: 544}  # sizeof_hdr of NIfTI-1 and -2: header with extension flag
 _MAX_OFFSET = 16 * 2**20  # bytes of header extensions
 _MAX_GZIP_RATIO = 1032  # deflate cannot pack more (zlib's technical notes)

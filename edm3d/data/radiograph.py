@@ -6,6 +6,7 @@ is read.
 """
 
 import contextlib
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,10 @@ _TAGS = {
     "intensity": "0028|1040",
     "sign": "0028|1041",
 }
+# What an error may show of a header; any other text in it could be a patient's name.
+_KNOWN_MODALITIES = (*_MODALITIES, "CT", "MR", "PT", "NM", "US", "MG", "IO", "PX", "XA", "OT", "SC")
+_KNOWN_PHOTOMETRIC = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
+_DIRECTIONS = re.compile(r"[LRAPHF]{1,2}\\[LRAPHF]{1,2}")
 _MOST_PIXELS = 60_000_000
 _SPACING_LIMITS_MM = (0.01, 20.0)
 
@@ -66,7 +71,7 @@ def read_radiograph(path: str | Path, view: str, *, pixel_mm: float | None = Non
     if tags:
         _check_tags(tags, path, view)
         values = _log_exposure(values, tags, path)
-    if pixel_mm is not None:
+    if spacing is None and pixel_mm is not None:
         spacing = (pixel_mm, pixel_mm)
     if spacing is None:
         mend = "give DICOM or NIfTI (or --pixel_mm to the preview)"
@@ -104,6 +109,7 @@ def _image_io(path: Path) -> str:
     raise InputError(f"X-ray {path} is no DICOM, PNG or NIfTI file; convert it to one of them")
 
 
+_NIFTI_FAULTS = (OSError, EOFError, ValueError, TypeError, OverflowError, zlib.error)
 Picture = tuple[np.ndarray, tuple[float, float] | None, dict[str, str]]
 
 
@@ -121,9 +127,10 @@ def _read_nifti(path: Path) -> Picture:
     try:
         image = nibabel.Nifti1Image.from_filename(path)
         _check_size(image.shape, path)
+        _check_kind(image.get_data_dtype(), path)
         values = np.asarray(image.dataobj, np.float64)
         columns, rows = (float(s) for s in image.header.get_zooms()[:2])
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
+    except (ImageFileError, HeaderDataError, *_NIFTI_FAULTS) as error:
         raise _unreadable(path, error) from error
     return values.reshape(values.shape[:2]).T, (rows, columns), {}
 
@@ -168,17 +175,30 @@ def _check_size(size: Sequence[int], path: Path, components: int = 1) -> None:
         raise InputError(f"X-ray {path} has {size[0]} x {size[1]} pixels; export it smaller")
 
 
+def _shown(value: str, known: bool) -> str:
+    return repr(value) if known else "that is not one of the accepted ones"
+
+
+def _check_kind(dtype: np.dtype, path: Path) -> None:
+    if dtype.fields is not None or dtype.kind not in "iuf":
+        raise InputError(
+            f"X-ray {path} has several components a pixel (colour?); export it as grey values"
+        )
+
+
 def _check_tags(tags: Mapping[str, str], path: Path, view: str) -> None:
     modality, position = tags.get("modality", ""), tags.get("view", "")
     if modality not in _MODALITIES:
-        raise InputError(f"X-ray {path} has modality {modality!r}; give a radiograph (CR or DX)")
+        shown = _shown(modality, modality in _KNOWN_MODALITIES)
+        raise InputError(f"X-ray {path} has a modality {shown}; give a radiograph (CR or DX)")
     if position in (_LATERAL if view == "pa" else _FRONTAL):
         wanted = "frontal" if view == "pa" else "lateral"
         raise InputError(f"X-ray {path} has ViewPosition {position!r}; give a {wanted} view")
-    if tags.get("photometric", "") not in ("MONOCHROME1", "MONOCHROME2"):
+    photometric = tags.get("photometric", "")
+    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        shown = _shown(photometric, photometric in _KNOWN_PHOTOMETRIC)
         raise InputError(
-            f"X-ray {path} has photometric interpretation {tags.get('photometric', '')!r}; export "
-            "it as MONOCHROME2"
+            f"X-ray {path} has a photometric interpretation {shown}; export it as MONOCHROME2"
         )
 
 
@@ -196,9 +216,9 @@ def _log_exposure(values: np.ndarray, tags: Mapping[str, str], path: Path) -> np
 def _number(tags: Mapping[str, str], name: str, path: Path) -> float:
     try:
         return float(tags[name])
-    except (KeyError, ValueError) as error:
-        fault = f"{name} ({_TAGS[name].replace('|', ',')}) is {tags.get(name, '')!r}"
-        raise InputError(f"X-ray {path}: {fault}; give a number") from error
+    except (KeyError, ValueError):
+        fault = f"{name} ({_TAGS[name].replace('|', ',')}) is no number"
+        raise InputError(f"X-ray {path}: {fault}; give a number") from None
 
 
 def _pixel_spacing(tags: Mapping[str, str], path: Path) -> tuple[float, float] | None:
@@ -208,8 +228,9 @@ def _pixel_spacing(tags: Mapping[str, str], path: Path) -> tuple[float, float] |
         return None
     try:
         rows, columns = (float(part) for part in text.split("\\"))
-    except ValueError as error:
-        raise InputError(f"X-ray {path} has pixel spacing {text!r}; give two numbers") from error
+    except ValueError:
+        fault = "has a pixel spacing that is not two numbers"
+        raise InputError(f"X-ray {path} {fault}; give two numbers") from None
     return rows, columns
 
 
@@ -248,8 +269,9 @@ def _hung(values: np.ndarray, orientation: str, view: str, path: Path) -> np.nda
     if len(found) != 2 or any(
         f not in (w, _OPPOSITE[w]) for f, w in zip(found, wanted, strict=True)
     ):
+        shown = _shown(orientation, bool(_DIRECTIONS.fullmatch(orientation)))
         raise InputError(
-            f"X-ray {path} has PatientOrientation {orientation!r}; turn it to {'/'.join(wanted)}"
+            f"X-ray {path} has a PatientOrientation {shown}; turn it to {'/'.join(wanted)}"
         )
     steps = [1 if f == w else -1 for f, w in zip(found, wanted, strict=True)]
     return values[:: steps[1], :: steps[0]]

@@ -43,20 +43,21 @@ def held(folder: Path, share: Share) -> Iterator[None]:
 
     The kernel lets go however the process ends.
     """
-    with _locked(folder / f"{share.name}.lock", share):
+    with _locked(folder / f"{share.name}.lock", share, fcntl.LOCK_EX):
         # Shares of one division work side by side; those of another would share groups with it.
         for other in sorted(folder.glob("*-of-*.lock")):
             if not other.name.endswith(f"-of-{share.of}.lock"):
-                with _locked(other, share):
+                # Shared: two siblings may look at a left-over file at once.
+                with _locked(other, share, fcntl.LOCK_SH):
                     pass
         yield
 
 
 @contextlib.contextmanager
-def _locked(path: Path, share: Share) -> Iterator[None]:
-    with path.open("a") as file:
+def _locked(path: Path, share: Share, kind: int) -> Iterator[None]:
+    with path.open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError as error:
             other = path.stem.replace("-of-", "/")
             raise InputError(

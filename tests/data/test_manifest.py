@@ -37,6 +37,13 @@ def row(**changes):
     return {**GOOD, **changes}
 
 
+def write_table(folder, rows):
+    """A manifest of whatever columns the rows have."""
+    lines = [",".join(rows[0]), *(",".join(r.values()) for r in rows)]
+    (folder / "m.csv").write_text("\n".join(lines) + "\n")
+    return folder / "m.csv"
+
+
 def faults_of(path, **options) -> list[str]:
     with pytest.raises(InputError) as caught:
         read_manifest(path, **options)
@@ -140,6 +147,19 @@ def test_a_repeated_scan_and_a_repeated_file_are_faults(folder):
     path = write_manifest(folder, [row(), row(), row(scan="s2", subject="pig2", ct="b.nii.gz")])
     lines = faults_of(path)
     assert len(lines) == 2 and "row 2 of subject 'pig1'" in lines[0] and "same file" in lines[1]
+
+
+@pytest.mark.parametrize("column", ["lung_mask", "xray_pa", "xray_lat"])
+def test_a_film_or_mask_of_two_rows_is_a_fault(folder, column):
+    rows = [row(), row(scan="s2", ct="b.nii.gz")]
+    rows = [{"xray_pa": "", "xray_lat": "", **r, column: "c.nii.gz"} for r in rows]
+    (line,) = faults_of(write_table(folder, rows))
+    assert f"row 3, column {column} is 'c.nii.gz'; {column} of row 2 is the same file" in line
+
+
+def test_one_film_as_both_views_of_a_row_is_a_fault(folder):
+    (line,) = faults_of(write_table(folder, [row(xray_pa="c.nii.gz", xray_lat="c.nii.gz")]))
+    assert "row 2, column xray_lat" in line and "xray_pa of row 2 is the same file" in line
 
 
 def test_a_subject_in_two_splits_is_a_fault_unless_splits_hold_for_scans(folder):

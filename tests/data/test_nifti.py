@@ -167,3 +167,14 @@ def test_reading_needs_little_more_than_the_values_themselves(tmp_path):
     tracemalloc.stop()
     # int16 as stored and float32 as returned are 6 bytes a voxel; a mask of the checks is 1 more.
     assert peak < 8 * np.prod(shape)
+
+
+@pytest.mark.parametrize("read", [read_ct, read_grid])
+def test_a_machine_without_memory_does_not_make_a_file_damaged(tmp_path, monkeypatch, read):
+    def full(path):
+        raise MemoryError
+
+    path = save(tmp_path / "ct.nii.gz")
+    monkeypatch.setattr("edm3d.data.nifti._open", full)
+    with pytest.raises(MemoryError):
+        read(path)

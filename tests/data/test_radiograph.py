@@ -1,5 +1,7 @@
 import sys
+import traceback
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -17,6 +19,13 @@ def test_a_dicom_film_is_upright_with_its_detector_s_pixels(tmp_path):
     np.testing.assert_array_equal(film.values, ramp()[UP])
     assert film.values.dtype == np.float32
     assert film.spacing_mm == (0.3, 0.4) and film.magnification is None
+
+
+def test_a_given_pixel_size_leaves_the_file_s_own_alone(tmp_path):
+    dicom = write_dicom(tmp_path / "a.dcm", ramp(), imager_spacing_mm=(0.3, 0.4))
+    assert read_radiograph(dicom, "pa", pixel_mm=0.7).spacing_mm == (0.3, 0.4)
+    nifti = write_picture(tmp_path / "a.nii.gz", ramp(), 0.6)
+    assert read_radiograph(nifti, "pa", pixel_mm=0.7).spacing_mm == pytest.approx((0.6, 0.6))
 
 
 def test_pixel_spacing_stands_in_for_the_detector_s(tmp_path):
@@ -91,7 +100,7 @@ def test_png_needs_a_pixel_size_and_nifti_has_one(tmp_path, dtype):
         ({"0018|5101": "PA"}, "lat", "ViewPosition 'PA'; give a lateral view"),
         ({"0028|0030": "0\\0"}, "pa", "0 x 0 mm; it lies in"),
         ({}, "pa", "states no pixel size"),
-        ({"0028|0030": "0.2"}, "pa", "pixel spacing '0.2'; give two numbers"),
+        ({"0028|0030": "0.2"}, "pa", "pixel spacing that is not two numbers; give two numbers"),
         ({"0028|0030": "1\\1", "0018|1114": "9"}, "pa", "magnification 9; it lies in 1..3"),
         (
             {"0028|0030": "1\\1", "0020|0020": "F\\L"},
@@ -107,6 +116,34 @@ def test_films_that_their_header_says_are_wrong_are_refused(tmp_path, tags, view
     text = str(caught.value)
     assert str(path) in text and len(text.splitlines()) == 1
     assert message in text
+
+
+SPACING, PHOTOMETRIC = "0028|0030", "0028|0004"
+DISTANCES = {"0018|1110": "1500", "0018|1111": "1200"}
+
+
+def with_name(path, tag):
+    """A film with a person's name where `tag` holds its value."""
+    marked, old = DISTANCES | {tag: "XXXXXXXX"}, b"XXXXXXXX"
+    if tag == PHOTOMETRIC:  # ITK writes its own
+        marked, old = {}, b"MONOCHROME2 "
+    spacing = None if tag == SPACING else (0.5, 0.5)
+    data = write_dicom(path, ramp(), marked, imager_spacing_mm=spacing).read_bytes()
+    assert data.count(old) == 1
+    path.write_bytes(data.replace(old, b"DOE^JANE".ljust(len(old))))
+    return path
+
+
+NAMED = ("0008|0060", "0020|0020", "0018|1114", *DISTANCES, SPACING, PHOTOMETRIC)
+
+
+@pytest.mark.parametrize("tag", NAMED)
+def test_a_name_in_any_field_is_not_repeated_by_the_error(tmp_path, tag):
+    with pytest.raises(InputError) as caught:
+        read_radiograph(with_name(tmp_path / "a.dcm", tag), "pa")
+    text = "".join(traceback.format_exception(caught.value))
+    assert "DOE" not in text and "JANE" not in text
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def bad_files(folder):
@@ -143,6 +180,30 @@ def test_files_that_are_no_film_are_one_line_each(tmp_path, capfd):
         text = str(caught.value)
         assert str(tmp_path / name) in text and len(text.splitlines()) == 1
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("offset", [np.inf, -np.inf, np.nan, 1e30, -1e30])
+def test_a_nifti_film_whose_values_begin_nowhere_is_one_line(tmp_path, offset):
+    path = tmp_path / "a.nii"
+    nibabel.save(nibabel.Nifti1Image(ramp().T, np.eye(4)), path)
+    data = bytearray(path.read_bytes())
+    data[108:112] = np.float32(offset).tobytes()
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="cannot be read") as caught:
+        read_radiograph(path, "pa")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+
+
+@pytest.mark.parametrize("dtype", [RGB, np.complex64, np.complex128])
+def test_a_nifti_film_of_colours_or_complex_numbers_is_refused(tmp_path, dtype):
+    path = tmp_path / "a.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((40, 50), dtype), np.eye(4)), path)
+    with pytest.raises(InputError, match="several components a pixel") as caught:
+        read_radiograph(path, "pa")
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_without_simpleitk_the_mend_is_named(tmp_path, monkeypatch):

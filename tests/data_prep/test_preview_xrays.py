@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
         image = xray(hu, view, Geometry(), spacing_mm=4.0)
         pixels = np.rint(100 + 500 * film_pixels(image, shift=(8, 0))).astype(np.uint16)
         write_dicom(path / f"{view}.dcm", pixels, imager_spacing_mm=(1.0, 1.0))
-    write_picture(path / "lat.png", pixels)
+    write_picture(path / "lat.png", pixels[::2, ::2])  # pixels of 2 mm
     (path / "bad.dcm").write_text("no film")
     return path
 
@@ -44,7 +44,7 @@ def preview(folder, *flags):
 
 def test_both_views_are_drawn_and_their_fit_is_told(folder, tmp_path):
     out = tmp_path / "preview.png"
-    done = preview(folder, "--xray_pa=pa.dcm", "--xray_lat=lat.png", "--pixel_mm=1", f"--out={out}")
+    done = preview(folder, "--xray_pa=pa.dcm", "--xray_lat=lat.png", "--pixel_mm=2", f"--out={out}")
     assert done.returncode == 0, done.stderr
     assert out.read_bytes().startswith(b"\x89PNG") and list(tmp_path.iterdir()) == [out]
     lines = done.stdout.splitlines()
@@ -67,3 +67,18 @@ def test_bad_input_is_one_line_and_nothing_is_written(folder, tmp_path, flags, m
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and message in errors[0]
     assert list(tmp_path.iterdir()) == []
+
+
+DATA = "dict(spacing_mm=4.0, antialias=False, mu_water_per_mm=0.02, cone=dict(tilt=1.0))"
+
+
+@pytest.mark.parametrize("content", ["seed=0", f"seed=0, data={DATA}"])
+def test_a_config_of_no_data_or_an_unknown_cone_key_is_one_line(folder, tmp_path, content):
+    config = tmp_path / "config.py"
+    make = f"return ml_collections.ConfigDict(dict({content}))"
+    config.write_text(f"import ml_collections\n\n\ndef get_config():\n    {make}\n")
+    flags = ("--xray_pa=pa.dcm", f"--config={config}", f"--out={tmp_path}/preview.png")
+    done = preview(folder, *flags)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "section data of --config" in errors[0]
