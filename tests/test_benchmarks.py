@@ -37,7 +37,7 @@ def test_the_compared_scans_alternate_between_the_least_and_the_most_inflated(tm
 
 def test_masks_are_never_taken_for_real_scans(tmp_path):
     (tmp_path / "lungmask.nii.gz").touch()
-    with pytest.raises(SystemExit, match="error: --real is .*, which has none of"):
+    with pytest.raises(SystemExit, match=r"error: --real is .*, which has none of"):
         realism.real_scans(tmp_path)
 
 
@@ -53,6 +53,6 @@ def test_the_noise_benchmark_without_a_square_to_measure_says_so(real, tmp_path,
     monkeypatch.setattr(ct_noise, "write_result", lambda *a: written.append(a))
     monkeypatch.setattr(ct_noise, "read", lambda path: (np.zeros((3, 40, 40)), np.ones(3)))
     monkeypatch.setattr(sys, "argv", ["ct_noise.py", *(str(tmp_path / name) for name in real)])
-    with pytest.raises(SystemExit, match="error: .*(no CT|no flat square)"):
+    with pytest.raises(SystemExit, match=r"error: .*(no CT|no flat square)"):
         ct_noise.main()
     assert not written

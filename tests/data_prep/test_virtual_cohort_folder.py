@@ -112,7 +112,7 @@ def test_a_folder_that_cannot_be_replaced_is_refused_before_any_work(tmp_path, m
     (tmp_path / "disk").mkdir()
     monkeypatch.setattr(make_virtual_cohort, "_run", None)  # nothing may be made
     monkeypatch.setattr(os, "rename", busy)
-    with pytest.raises(InputError, match="cannot be replaced .Device or resource busy."):
+    with pytest.raises(InputError, match=r"cannot be replaced .Device or resource busy."):
         make_virtual_cohort.make_cohort(tmp_path / "disk", SMALL, workers=1)
 
 
