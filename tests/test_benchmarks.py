@@ -1,6 +1,7 @@
 """The benchmarks that compare CTs choose, weight and refuse as they say."""
 
 import csv
+import json
 import sys
 from pathlib import Path
 
@@ -9,8 +10,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
+import calibration
 import ct_noise
 import realism
+from calibration_anchors import ANCHORS
+from calibration_measures import directions
+from provenance import RESULTS
 
 COLUMNS = "subject scan stage position phase peep_cmh2o tidal_volume_ml_kg ct".split()
 
@@ -56,3 +61,13 @@ def test_the_noise_benchmark_without_a_square_to_measure_says_so(real, tmp_path,
     with pytest.raises(SystemExit, match=r"error: .*(no CT|no flat square)"):
         ct_noise.main()
     assert not written
+
+
+def test_a_change_with_position_in_the_wrong_direction_is_a_miss_though_both_ends_are_inside():
+    result = json.loads((RESULTS / "calibration.json").read_text())
+    means = {name: found["mean"] for name, found in result["figures"].items()}
+    anchors = {a.figure: a for a in ANCHORS}
+    for name, ratio in directions(means).items():
+        found = calibration.verdict(anchors[name], {"mean": ratio, "sd": 0.0})
+        assert found["missed_by"] != 0
+        assert (anchors[name].low < 1) == (found["missed_by"] > 0)
