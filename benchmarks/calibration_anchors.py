@@ -88,4 +88,28 @@ _INJURED = (
         "early prone PEEP of best lung compliance, cmH2O", 12.8, 2.4, "PMC5789120, lavaged swine"
     ),
 )
-ANCHORS = _HEALTHY + _INJURED
+# Both positions may stand in wide ranges while the change goes the wrong way; 1 is no change.
+_DIRECTIONS = (
+    Anchor(
+        "healthy prone over supine lung elastance",
+        0.55,
+        0.95,
+        "15.5 / 20.5 = 0.76 (band chosen below 1)",
+        _SANTINI,
+    ),
+    Anchor(
+        "healthy prone over supine specific elastance",
+        0.80,
+        1.0,
+        "6.5 / 7.0 = 0.93 (band chosen up to 1)",
+        _SANTINI,
+    ),
+    Anchor(
+        "early prone over supine PEEP of best lung compliance",
+        1.0,
+        1.4,
+        "12.8 / 11.0 = 1.16 (band chosen from 1)",
+        "PMC5789120, lavaged swine",
+    ),
+)
+ANCHORS = _HEALTHY + _INJURED + _DIRECTIONS

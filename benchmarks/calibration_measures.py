@@ -221,6 +221,20 @@ def hysteresis(bench: Bench, stage: str) -> Numbers:
     return {f"{stage} hysteresis, % of capacity": float(100 * (down - up).max() / np.ptp(up))}
 
 
+def directions(figures: Numbers) -> Numbers:
+    """What turning prone does to lung mechanics, prone over supine."""
+    names = {
+        "healthy {} lung elastance": " x kg, cmH2O kg/l",
+        "healthy {} specific elastance": ", cmH2O",
+        "early {} PEEP of best lung compliance": ", cmH2O",
+    }
+    return {
+        name.format("prone over supine"): figures[name.format("prone") + unit]
+        / figures[name.format("supine") + unit]
+        for name, unit in names.items()
+    }
+
+
 def design_volumes(bench: Bench) -> list[float]:
     """Lung volume (ml) at the ends of the design's settings."""
     found = []
@@ -246,4 +260,4 @@ def measure(
         figures |= hysteresis(bench, stage)
         shares = [row["hyper_mass_percent"] for n, row in rows.items() if n.startswith(stage)]
         figures[f"{stage} hyper at most, % of mass"] = max(shares)
-    return rows, figures, design_volumes(bench)
+    return rows, figures | directions(figures), design_volumes(bench)

@@ -67,7 +67,10 @@ def radial_power(noise: np.ndarray) -> np.ndarray:
 
 def measure(path: Path, name: str) -> dict:
     hu, spacing = read(path)
-    noise = without_trend(flat_squares(hu, spacing[2]))
+    squares = flat_squares(hu, spacing[2])
+    if not len(squares):
+        raise SystemExit(f"error: {path} has no flat square of soft tissue; leave it out")
+    noise = without_trend(squares)
     sd = noise.std((1, 2))
     noise = noise[sd <= np.percentile(sd, QUIETER)]
     level = float(np.median(noise.std((1, 2))))
@@ -90,6 +93,8 @@ def main() -> None:
     for pig in sorted(chosen.virtual.glob("pig*")) if chosen.virtual else []:
         path = sorted(pig.glob("*-e[ei].nii.gz"))[0]
         cases.append((path, f"virtual {pig.name}"))
+    if not cases:
+        raise SystemExit("error: there is no CT to measure; name real ones or a --virtual cohort")
     rows = []
     for path, name in cases:
         rows.append(measure(path, name))

@@ -41,11 +41,14 @@ class Statistics:
     name: str
     kind: str  # real or virtual
     noise_hu: float
-    noise_frequency_per_mm: float  # mean of the noise power spectrum
+    noise_frequency_per_mm: float  # mean over the in-plane noise power
     lung_mean_hu: float
     lung_percentiles_hu: list[float]  # 5, 50, 95
     lung_gradient_hu_mm: float  # median
     body_gradient_hu_mm: float
+    body_muscle_share: float  # of the body's voxels: 20 to 100 HU
+    body_150_to_250_share: float
+    body_above_250_share: float
     lung_histogram: list[float]
     body_histogram: list[float]
     gradient_histogram: list[float]
@@ -65,16 +68,29 @@ def describe(name: str, kind: str, ct: Volume) -> Statistics:
         name=name,
         kind=kind,
         noise_hu=noise,
-        noise_frequency_per_mm=float(np.sum(spectrum * centres(FREQUENCY_PER_MM))),
+        noise_frequency_per_mm=mean_frequency(spectrum),
         lung_mean_hu=float(hu[lungs].mean()),
         lung_percentiles_hu=np.percentile(hu[lungs], (5, 50, 95)).round(1).tolist(),
         lung_gradient_hu_mm=float(np.median(gradient[inner])),
         body_gradient_hu_mm=float(np.median(gradient[body & ~lungs])),
+        body_muscle_share=share_between(hu[body], 20, 100),
+        body_150_to_250_share=share_between(hu[body], 150, 250),
+        body_above_250_share=share_between(hu[body], 250, np.inf),
         lung_histogram=share(hu[lungs], HISTOGRAM_HU),
         body_histogram=share(hu[body], HISTOGRAM_HU),
         gradient_histogram=share(gradient[inner], GRADIENT_HU_MM),
         noise_spectrum=spectrum.round(5).tolist(),
     )
+
+
+def mean_frequency(density: np.ndarray) -> float:
+    """1/mm, of the power density by ring; a ring's power is its density times its area."""
+    middle = centres(FREQUENCY_PER_MM)  # rings are equally wide: area goes with frequency
+    return float(np.sum(density * middle**2) / np.sum(density * middle))
+
+
+def share_between(values: np.ndarray, low: float, high: float) -> float:
+    return round(float(np.mean((values >= low) & (values < high))), 5)
 
 
 def body_mask(hu: np.ndarray) -> np.ndarray:
@@ -135,20 +151,38 @@ def centres(edges: np.ndarray) -> np.ndarray:
 
 
 def virtual_scans(cohort: Path, count: int) -> list[tuple[str, Path]]:
-    """Scans of different pigs, taking stage and position in turn."""
+    """Scans of different pigs, taking stage and position in turn.
+
+    Of each stage and position the first is the least inflated of its pig, the second the most, and
+    so on: both ends of PEEP and both phases come up.
+    """
     with (cohort / "scans.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows = sorted(csv.DictReader(file), key=inflation)
     chosen: list[tuple[str, Path]] = []
     wanted = itertools.cycle(itertools.product(("early", "stabilised"), ("supine", "prone")))
     used: set[str] = set()
-    for stage, position in itertools.islice(wanted, 4 * count):
+    for turn, (stage, position) in enumerate(itertools.islice(wanted, 4 * count)):
         free = [r for r in rows if (r["stage"], r["position"]) == (stage, position)]
         free = [r for r in free if r["scan"] + r["subject"] not in used]
         if free and len(chosen) < count:
-            new = min(free, key=lambda r: sum(r["subject"] in u for u in used))
+            fewest = min(seen(used, r) for r in free)
+            least_seen = [r for r in free if seen(used, r) == fewest]
+            own = [r for r in least_seen if r["subject"] == min(r["subject"] for r in least_seen)]
+            new = own[-(turn // 4 % 2)]
             used.add(new["scan"] + new["subject"])
             chosen.append((f"{new['subject']} {new['scan']}", cohort / new["ct"]))
     return chosen
+
+
+def inflation(row: dict[str, str]) -> tuple[float, bool, float]:
+    """Orders a pig's scans by PEEP, then phase, then tidal volume."""
+    phase = row["phase"] == "inspiration"
+    return float(row["peep_cmh2o"]), phase, float(row["tidal_volume_ml_kg"])
+
+
+def seen(used: set[str], row: dict[str, str]) -> int:
+    """Chosen scans of the row's pig."""
+    return sum(scan.endswith(row["subject"]) for scan in used)
 
 
 def draw(found: list[Statistics], path: Path) -> None:
@@ -190,7 +224,9 @@ def main() -> None:
         print(
             f"{kind:>8} {name:<48} noise {one.noise_hu:5.1f} HU at {one.noise_frequency_per_mm:.3f}"
             f" /mm, lung {one.lung_mean_hu:6.0f} HU {one.lung_percentiles_hu}, gradient lung"
-            f" {one.lung_gradient_hu_mm:5.1f} body {one.body_gradient_hu_mm:5.1f} HU/mm",
+            f" {one.lung_gradient_hu_mm:5.1f} body {one.body_gradient_hu_mm:5.1f} HU/mm, body"
+            f" 20-100 HU {one.body_muscle_share:.1%}, 150-250 HU {one.body_150_to_250_share:.2%},"
+            f" above {one.body_above_250_share:.2%}",
             flush=True,
         )
     draw(found, RESULTS / "realism.png")
@@ -207,7 +243,9 @@ def real_scans(folder: Path) -> list[Path]:
         "4dlung_P113_phase40/ct.nii.gz",
     )
     paths = [folder / name for name in names if (folder / name).is_file()]
-    return paths or sorted(folder.rglob("*.nii.gz"))
+    if not paths:
+        raise SystemExit(f"error: --real is {folder}, which has none of {', '.join(names)}")
+    return paths
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def _check_files(out: Path) -> None:
 def grown(out: Path, settings: dict, needed_bytes: float) -> Iterator[Progress]:
     """The unfinished cohort beside `out`, begun or resumed; on success it takes the name `out`.
 
-    After a failure it stays, and the same settings go on with it.
+    `out` is a resolved path. After a failure it stays, and the same settings go on with it.
     """
     progress = Progress(unfinished_folder(out))
     _check_space(out, progress, needed_bytes)
@@ -75,6 +75,7 @@ def grown(out: Path, settings: dict, needed_bytes: float) -> Iterator[Progress]:
         raise InputError(f"--out is {out}, which cannot be made ({error.strerror})") from error
     with lock:
         _lock(lock, progress.folder)
+        _check_replaceable(out, progress.folder / "empty")
         _check_resumable(progress, settings)
         _begin(progress, settings)
         yield progress
@@ -94,6 +95,22 @@ def _lock(lock, folder: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise InputError(f"{folder} is being made by another process; wait for it") from error
+
+
+def _check_replaceable(out: Path, aside: Path) -> None:
+    """Raises `InputError` before hours of work where the last rename would fail: a mount point.
+
+    An empty `out` goes to `aside` and back; it may be the working folder, so it is not remade.
+    """
+    if not out.exists():
+        return
+    try:
+        os.rename(out, aside)
+        os.rename(aside, out)
+    except OSError as error:
+        raise InputError(
+            f"--out is {out}, which cannot be replaced ({error.strerror}); name a new folder in it"
+        ) from error
 
 
 def _check_resumable(progress: Progress, settings: dict) -> None:

@@ -64,6 +64,7 @@ def define_flags() -> None:
 def make_cohort(out: Path, settings: CohortSettings, *, workers: int) -> int:
     """Makes or finishes the cohort in `out` and returns its number of scans."""
     _check(settings, workers)
+    out = out.resolve()
     jobs = pig_jobs(settings, Progress(out))
     scans = sum(job.scans for job in jobs)
     if is_complete(out, settings.as_json()):
@@ -168,7 +169,7 @@ def _whole_numbers(name: str, texts: list[str]) -> tuple[int, ...]:
 def main(argv: list[str]) -> None:
     del argv
     f = flags.FLAGS
-    start, out, settings = time.monotonic(), Path(f.out), settings_from_flags()
+    start, out, settings = time.monotonic(), Path(f.out).resolve(), settings_from_flags()
     workers = len(os.sched_getaffinity(0)) if f.workers is None else f.workers
     scans = make_cohort(out, settings, workers=workers)
     size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) / 1e6

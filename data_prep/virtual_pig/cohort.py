@@ -22,7 +22,7 @@ from .truth import breath_truth, gas_fraction, lung_truth
 
 DELIVERY_SPREAD = 0.03  # delivered against set tidal volume
 # A pig's grid over the nominal spacing, drawn once: never the working grid of the records itself.
-IN_PLANE_RATIOS = (0.9375, 0.9765625, 1.0546875)  # 480, 500 and 540 mm over 512 x 2 mm
+IN_PLANE_RATIOS = (0.9375, 0.9765625, 1.0546875)  # 480, 500 and 540 mm over 256 x 2 mm
 SLICE_RATIOS = (0.75, 0.9375)
 STORED_AXES = ("LPS", "LPS", "RAS", "LAS", "PSL", "SPR")  # how files are laid out, drawn per scan
 _PLACE, _DELIVERY, _SCANNER = 7, 8, 9

@@ -43,9 +43,14 @@ def shown_scans(rows: Iterable[dict]) -> list[tuple[dict, dict]]:
         own = list(group)
         first = own[0]
         session = [r for r in own if _session(r) == _session(first)]
-        last = max(session, key=lambda r: (r["peep_cmh2o"], r["phase"] == "inspiration"))
+        last = max(session, key=_inflation)
         pairs.append((first, last))
     return pairs
+
+
+def _inflation(row: dict) -> tuple[float, bool, float]:
+    """Orders scans of a session by PEEP, then phase, then tidal volume."""
+    return row["peep_cmh2o"], row["phase"] == "inspiration", row["tidal_volume_ml_kg"]
 
 
 def _session(row: dict) -> tuple[str, str]:

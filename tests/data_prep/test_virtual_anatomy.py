@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from data_prep.virtual_pig import anatomy
 from data_prep.virtual_pig.airways import (
     CARINA_Z,
     TRACHEAL_BRONCHUS_Z,
@@ -132,8 +133,21 @@ def test_the_right_cranial_lobe_has_a_bronchus_from_the_trachea(pig):
     assert right < -450 and left > -150
 
 
-def test_airways_are_seen_to_the_third_generation(pig, scan):
-    """Gas inside the lobes: lobar bronchi of about 5 mm and several segmental ones in each lobe."""
+def test_five_lobes_have_airways_of_three_generations_and_the_accessory_lobe_one(pig, monkeypatch):
+    """A lobar bronchus, two segmental ones, four below them: leaves halve at each fork."""
+    trees, grow = [], anatomy._lobe_trees
+    monkeypatch.setattr(anatomy, "_lobe_trees", lambda *a: trees.append(grow(*a)) or trees[-1])
+    material = pig.material
+    anatomy.lung_trees(pig.chest, material.lattice, material.lung > 0.5, seed=SEED, index=DRY)
+    assert len(trees) == 6
+    leaves = [airways[-1].leaves for _, airways in trees]
+    generations = [np.rint(np.log2(own.max() / own)).astype(int) for own in leaves]
+    counts = [np.bincount(own)[:3].tolist() for own in generations]
+    assert counts == 5 * [[1, 2, 4]] + [[1]]
+
+
+def test_airway_gas_is_seen_in_the_lobes(pig, scan):
+    """As much as a lobar bronchus of about 5 mm holds; the accessory lobe's is thinner."""
     s = pig.chest.scale
     at = pig.lung.lattice.open_mesh()
     lobe = lobe_of(pig.chest, tuple(np.broadcast_to(a, pig.lung.airway.shape) for a in at))

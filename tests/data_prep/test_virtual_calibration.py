@@ -4,6 +4,7 @@ Bands are as wide as other pigs of like severity need and as the literature's sp
 `benchmarks/calibration.py` prints all anchors over ten pigs.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -26,10 +27,14 @@ from data_prep.virtual_pig.pig import build_pig
 
 SEED, SPACING_MM = 101, 5.0
 PIGS = (0, 3, 6, 9)  # severity 1.12, 0.99, 0.96 and 0.84: near the cohort's mean of 1
-MISSED = {  # anchors known not to be met, with what was found over ten pigs
+MISSED = {  # anchors known not to be met, with what the benchmark found over ten pigs
     "healthy P-V d, cmH2O": 8.9,
     "healthy P-V upper inflection c + 2 d, cmH2O": 40,
+    "healthy supine non, % of mass": 1.0,
+    "stabilised supine V_T 9 PEEP 5 plateau, cmH2O": 24.3,
+    "stabilised prone V_T 10 PEEP 6 plateau, cmH2O": 27.7,
 }
+RESULT = Path(__file__).resolve().parents[2] / "benchmarks/results/calibration.json"
 
 
 @pytest.fixture(scope="module")
@@ -71,17 +76,24 @@ def test_healthy_pigs_stand_within_the_published_range(healthy, name):
     assert anchor(name).low <= healthy[name] <= anchor(name).high
 
 
-def test_healthy_volumes_are_near_the_published_means(healthy):
+def test_healthy_volumes_and_plateau_stay_where_they_were_fitted(healthy):
+    """FRC 18.1 and prone 21 % are the published means; TLC 55 (63.4) and plateau 15.1 (16) not."""
     assert healthy["healthy supine FRC, ml/kg"] == pytest.approx(18.1, abs=2)
     assert healthy["healthy prone FRC over supine, %"] == pytest.approx(21, abs=4)
     assert healthy["healthy TLC at 45 cmH2O, ml/kg"] == pytest.approx(55, abs=3.5)
     assert healthy["healthy supine V_T 10 PEEP 3 plateau, cmH2O"] == pytest.approx(15.1, abs=1.6)
 
 
-def test_anchors_that_are_missed_are_missed_by_no_more_than_known(healthy):
-    for name, found in MISSED.items():
+def test_the_benchmark_misses_the_known_anchors_by_what_is_known_and_no_others():
+    verdicts = json.loads(RESULT.read_text())["anchors"]
+    found = {v["figure"]: v["mean"] for v in verdicts if v["missed_by"]}
+    assert found == pytest.approx(MISSED, rel=0.02)
+
+
+def test_the_missed_pressure_volume_curve_is_as_wide_as_known(healthy):
+    for name in (n for n in MISSED if "P-V" in n):
         assert healthy[name] > anchor(name).high
-        assert healthy[name] == pytest.approx(found, rel=0.08)
+        assert healthy[name] == pytest.approx(MISSED[name], rel=0.08)
 
 
 def test_healthy_compartments_shift_from_poor_to_normal_when_prone(benches):
@@ -125,7 +137,10 @@ def test_prone_recruits_less_the_higher_the_peep(benches):
 
 
 def test_peep_recruits_and_the_breath_little(benches):
-    """5 to 45 cmH2O recruits 7 to 21 % of mass (Cressoni 2014); tidal under 7 % (PMC7017942)."""
+    """From PEEP 3 to 13, where these pigs stood; tidal under 7 % at 24 h (PMC7017942).
+
+    No published figure is of these steps: from 5 to 45 cmH2O it is 7 to 21 % (Cressoni 2014).
+    """
     for stage, expected in (("early", 17), ("stabilised", 12)):
         gained, tidal = [], []
         for bench in benches:

@@ -220,6 +220,12 @@ def test_splits_are_about_70_10_20_and_never_empty():
     assert (count["train"], count["val"], count["test"]) == (35, 5, 10)
 
 
+def test_at_the_same_peep_the_larger_breath_is_the_more_inflated():
+    same = {"subject": "pig001", "stage": "early", "position": "supine", "phase": "inspiration"}
+    rows = [same | {"peep_cmh2o": 8, "tidal_volume_ml_kg": v} for v in (6, 12, 8)]
+    assert shown_scans(rows) == [(rows[0], rows[1])]
+
+
 def test_the_contact_sheet_shows_the_least_and_most_inflated_scan_of_each_pig(cohort):
     rows = table(cohort / "scans.csv")
     for row in rows:

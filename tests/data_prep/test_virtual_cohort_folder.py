@@ -87,6 +87,35 @@ def test_a_cohort_of_another_generator_or_with_a_lost_file_is_refused(cohort, tm
         make_virtual_cohort.make_cohort(copy, SMALL, workers=1)
 
 
+def test_an_empty_folder_is_filled_through_a_symlink(cohort, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    assert make_virtual_cohort.make_cohort(tmp_path / "link", SMALL, workers=1) == 18
+    assert (tmp_path / "link").is_symlink()
+    assert files(tmp_path / "disk") == files(cohort)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["disk", "link"]
+
+
+def test_the_empty_working_folder_is_filled(cohort, tmp_path):
+    here = tmp_path / "here"
+    here.mkdir()
+    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])}
+    made = subprocess.run(command(Path("."), "--workers=2"), cwd=here, env=environment)
+    assert made.returncode == 0
+    assert files(here) == files(cohort)
+
+
+def test_a_folder_that_cannot_be_replaced_is_refused_before_any_work(tmp_path, monkeypatch):
+    def busy(old, new):
+        raise OSError(16, "Device or resource busy")
+
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setattr(make_virtual_cohort, "_run", None)  # nothing may be made
+    monkeypatch.setattr(os, "rename", busy)
+    with pytest.raises(InputError, match=r"cannot be replaced .Device or resource busy."):
+        make_virtual_cohort.make_cohort(tmp_path / "disk", SMALL, workers=1)
+
+
 def test_a_failure_gives_no_cohort_and_other_settings_do_not_go_on_with_it(tmp_path, monkeypatch):
     def fail(jobs, workers):
         jobs[0].progress.write_text("half", "made")
