@@ -127,7 +127,7 @@ def _read_nifti(path: Path) -> Picture:
     try:
         image = nibabel.Nifti1Image.from_filename(path)
         _check_size(image.shape, path)
-        _check_kind(image.get_data_dtype(), path)
+        _check_kind(np.dtype(image.get_data_dtype()), path)
         values = np.asarray(image.dataobj, np.float64)
         columns, rows = (float(s) for s in image.header.get_zooms()[:2])
     except (ImageFileError, HeaderDataError, *_NIFTI_FAULTS) as error:
