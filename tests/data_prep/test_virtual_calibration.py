@@ -30,9 +30,12 @@ PIGS = (0, 3, 6, 9)  # severity 1.12, 0.99, 0.96 and 0.84: near the cohort's mea
 MISSED = {  # anchors known not to be met, with what the benchmark found over ten pigs
     "healthy P-V d, cmH2O": 8.9,
     "healthy P-V upper inflection c + 2 d, cmH2O": 40,
-    "healthy supine non, % of mass": 1.0,
+    "healthy supine non, % of mass": 0.963,
     "stabilised supine V_T 9 PEEP 5 plateau, cmH2O": 24.3,
     "stabilised prone V_T 10 PEEP 6 plateau, cmH2O": 27.7,
+    "healthy prone over supine lung elastance": 1.01,
+    "healthy prone over supine specific elastance": 1.21,
+    "early prone over supine PEEP of best lung compliance": 0.787,
 }
 RESULT = Path(__file__).resolve().parents[2] / "benchmarks/results/calibration.json"
 
