@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -97,12 +98,15 @@ def test_a_run_is_not_sampled_or_trained_in_another_geometry(bedside):
 
 
 def with_films(folder, films):
-    """A cohort whose scan b of every subject names `films` (view: file name)."""
+    """A cohort whose scan b of every subject names its own copy of `films` (view: file name)."""
     manifest = write_cohort(folder, SPLITS)
     with open(manifest, newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
-        row |= {f"xray_{view}": name if row["scan"] == "b" else "" for view, name in films.items()}
+        own = {view: f"{row['subject']}_{name}" for view, name in films.items()}
+        row |= {f"xray_{view}": own[view] if row["scan"] == "b" else "" for view in films}
+        for view, name in films.items():
+            shutil.copy(folder / name, folder / own[view])
     with open(manifest, "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
