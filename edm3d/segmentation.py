@@ -59,8 +59,9 @@ def classical_lungs(volume_hu: np.ndarray, spacing_mm: float | Spacing) -> np.nd
     Consolidated lung has the density of muscle, so most of it is lost where it meets the chest
     wall; the loss changes with aeration and does not cancel between two CTs. On 36 scans of three
     simulated ARDS pigs (`benchmarks/masks.py`; cohort of 3 mm, seed 5, 12 scans a pig) the lung
-    volume, about 1200 ml, is off by 0 ± 76 ml at 4 mm and +84 ± 89 ml at 8 mm voxels (mean ± SD),
-    from +71 ml in early prone to -105 ml in stabilised supine lungs at 4 mm; Dice is 0.92 and 0.88.
+    volume, about 1200 ml, is off by +10 ± 97 ml at 4 mm and +49 ± 113 ml at 8 mm voxels (mean ±
+    SD), from +148 ml in early prone to -113 ml in stabilised supine lungs at 4 mm; Dice is 0.87 and
+    0.84.
     Limits of agreement narrower than that say nothing about the truth. Exact (`given`) masks or a
     trained network are better.
     """
