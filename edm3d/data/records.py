@@ -8,7 +8,7 @@ how an interrupted build goes on), `edm3d.data.pipeline` (how training reads the
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -89,6 +89,20 @@ def _built_or_fault(
         return error
 
 
+def _collected(
+    found: Iterable[list[ShardSummary] | InputError], progress: Callable[[int], object]
+) -> tuple[list[ShardSummary], list[str]]:
+    """The shards of all groups that have them, and the faults of the others."""
+    shards, faults = [], []
+    for outcome in found:
+        if isinstance(outcome, InputError):
+            faults.append(str(outcome))
+        else:
+            shards += outcome
+            progress(sum(shard.cases for shard in outcome))
+    return shards, faults
+
+
 def _build(
     groups: Sequence[Group],
     settings: RecordSettings,
@@ -99,13 +113,7 @@ def _build(
 ) -> list[ShardSummary]:
     """The shards of all `groups`; one `InputError` names the faults of all their scans."""
     task = functools.partial(_built_or_fault, settings=settings, folder=folder, share=share)
-    shards, faults = [], []
-    for outcome in outcomes(task, groups, workers):
-        if isinstance(outcome, InputError):
-            faults.append(str(outcome))
-        else:
-            shards += outcome
-            progress(sum(shard.cases for shard in outcome))
+    shards, faults = _collected(outcomes(task, groups, workers), progress)
     if faults:
         finished = len(groups) - len(faults)
         kept = f"{finished} of {len(groups)} groups are finished and kept in {folder}; mend the"
@@ -227,13 +235,7 @@ def merge_records(
         raise InputError(f"{folder} does not exist; build its parts first with --shard=i/n")
     with opened(folder, settings, Share(), restart=False):
         task = functools.partial(_finished_or_fault, settings=settings, folder=folder)
-        shards, missing = [], []
-        for outcome in outcomes(task, groups, workers):
-            if isinstance(outcome, InputError):
-                missing.append(str(outcome))
-            else:
-                shards += outcome
-                progress(sum(shard.cases for shard in outcome))
+        shards, missing = _collected(outcomes(task, groups, workers), progress)
         if missing:
             shown = ", ".join(sorted(missing)[:3]) + (", ..." if len(missing) > 3 else "")
             raise InputError(

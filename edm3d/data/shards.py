@@ -39,7 +39,7 @@ from edm3d.data.xray_geometry import Bedside, Cone, Geometry
 from edm3d.errors import InputError
 
 # Random access needs one record a group. zstd:1 is chosen for its size, not for speed: records take
-# 43 % of the bytes, and an example about 5 ms more of one core (benchmarks/pipeline.py).
+# 43 % of the bytes, and an example 4 to 8 ms more of one core (benchmarks/pipeline.py).
 WRITER_OPTIONS = "group_size:1,zstd:1"
 LEAST_COVERAGE = 0.5  # of the prior's volume by the target; the rest trains as body turned to air
 
