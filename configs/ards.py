@@ -53,7 +53,7 @@ def get_config() -> ConfigDict:
     config.model.attention_levels = (3,)  # 16^3 of a 128^3 patch
     config.model.dropout = 0.13
     config.model.dtype = "bfloat16"
-    config.model.remat = True
+    config.model.remat = "blocks"  # or all but their "convolutions", or "none"
 
     config.edm = ConfigDict({"sigma_data": 0.5, "p_mean": -1.2, "p_std": 1.2})
 
@@ -68,6 +68,7 @@ def get_config() -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.batch = 24
+    config.train.patches_per_device = 3  # at once; a device with more of the batch takes turns
     config.train.steps = 200_000
     config.train.log_every = 100
     config.train.validate_every = 1_000

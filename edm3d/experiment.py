@@ -16,9 +16,10 @@ import optax
 from edm3d.data.cases import DatasetInfo
 from edm3d.data.xray_geometry import Geometry
 from edm3d.diffusion.conditioning import Conditioning
-from edm3d.diffusion.unet import UNet, stride
+from edm3d.diffusion.unet import REMAT, UNet, stride
 from edm3d.errors import InputError
-from edm3d.training.state import Objective, learning_rate
+from edm3d.training.objective import Objective
+from edm3d.training.state import learning_rate
 
 Section = Mapping[str, Any]
 
@@ -79,6 +80,10 @@ def check_numbers(config: Section) -> None:
         faults.append(f"seed is {config['seed']}; give 0 or more")
     if (dtype := config["model"]["dtype"]) not in DTYPES:
         faults.append(f"model.dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
+    if (remat := config["model"]["remat"]) not in REMAT:
+        faults.append(f"model.remat is {remat!r}; use one of {', '.join(REMAT)}")
+    if (at_once := config["train"]["patches_per_device"]) < 0:
+        faults.append(f"train.patches_per_device is {at_once}; give 0 (all) or more")
     train = config["train"]
     if not faults and train["validate_every"] % train["log_every"]:
         faults.append(

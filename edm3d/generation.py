@@ -22,7 +22,7 @@ from edm3d.diffusion.conditioning import add_residual
 from edm3d.diffusion.unet import stride
 from edm3d.errors import InputError
 from edm3d.training import mesh as meshes
-from edm3d.training.state import Objective, Params
+from edm3d.training.objective import Objective, Params
 
 
 @dataclass(frozen=True)
@@ -144,11 +144,8 @@ class Drawer:
 
 def abstract_params(objective: Objective) -> Any:
     """Shapes of the network's parameters."""
-    channels = 1 + len(objective.conditioning.channel_names)
     side = stride(len(objective.model.channel_mult))
-    x = jax.ShapeDtypeStruct((1, side, side, side, channels), jnp.float32)
-    c_noise = jax.ShapeDtypeStruct((1,), jnp.float32)
-    return jax.eval_shape(objective.model.init, jax.random.key(0), x, c_noise)["params"]
+    return jax.eval_shape(partial(objective.init, side=side), jax.random.key(0))
 
 
 def _chunks(items: Iterable, n: int) -> Iterator[list]:

@@ -7,10 +7,8 @@ The config is a document; read `configs/ards.py`.
 
 import contextlib
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,61 +22,19 @@ from edm3d.data.cases import DatasetInfo, read_cases, read_dataset_info
 from edm3d.data.pipeline import check_patch_fits, patch_batch, train_batches
 from edm3d.data.validation import validation_batch
 from edm3d.errors import InputError
+from edm3d.trainer import Trainer, Validator, build_trainer, run_key, zeros_like_batch
 from edm3d.training import mesh as meshes
-from edm3d.training.checkpoint import Checkpoints, abstract_like
+from edm3d.training.checkpoint import Checkpoints
+from edm3d.training.feed import Feed
 from edm3d.training.lock import held_alone
 from edm3d.training.log import RunLog, Stopwatch, progress_line, summarise
-from edm3d.training.state import (
-    Ema,
-    Objective,
-    TrainState,
-    init_state,
-    parameter_count,
-    train_step,
-    validation_losses,
-    validation_sigmas,
-)
+from edm3d.training.state import TrainState, parameter_count
+from edm3d.training.stop import Stop, stop_on_signal
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 
 Config = Any  # an ml_collections.ConfigDict, whose fields a type checker cannot know
 RUN_AHEAD = 2  # steps sent to the device before the oldest must be done
-
-
-@dataclass(frozen=True)
-class Trainer:
-    """A run's compiled functions and where its arrays live."""
-
-    mesh: jax.sharding.Mesh
-    shardings: TrainState
-    init: Callable[[jax.Array], TrainState]
-    step: Callable[[TrainState, dict, jax.Array], tuple[TrainState, dict]]
-    validate: Callable[[Any, dict, Any, jax.Array], jax.Array]
-    abstract: TrainState
-
-
-def build_trainer(config: Config, objective: Objective, batch: dict[str, np.ndarray]) -> Trainer:
-    """Shapes by `eval_shape`, shardings by rule, functions jitted with both; nothing is run yet.
-
-    `batch` gives the shapes of a global batch on the wire.
-    """
-    section = dict(config.mesh)
-    fsdp = section.pop("fsdp")
-    mesh = meshes.make_mesh(**section)
-    meshes.check_batch(mesh, config.train.batch, config.patch)
-    optimizer, _ = experiment.optimizer_of(config)
-    init = partial(init_state, objective=objective, optimizer=optimizer, batch=batch)
-    shapes = jax.eval_shape(init, jax.random.key(0))
-    shardings = meshes.state_shardings(mesh, shapes, fsdp=fsdp)
-    step = partial(train_step, objective=objective, optimizer=optimizer, ema=Ema(**config.ema))
-    return Trainer(
-        mesh=mesh,
-        shardings=shardings,
-        init=jax.jit(init, out_shardings=shardings, compiler_options=_quick_compile()),
-        step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, meshes.replicated(mesh))),
-        validate=jax.jit(partial(validation_losses, objective=objective)),
-        abstract=abstract_like(shapes, shardings),
-    )
 
 
 def train(config: Config) -> None:
@@ -90,50 +46,36 @@ def train(config: Config) -> None:
     experiment.check_patch(config.patch, len(config.model.channel_mult))
     check_patch_fits(info, config.patch)
     objective = experiment.objective_of(config, info)
-    with stop_on_signal() as stop_asked, contextlib.ExitStack() as held:
-        validation = validation_batch(
-            records, patch=config.patch, count=config.train.validation_patches, seed=config.seed
-        )
-        trainer = build_trainer(config, objective, _example(config, info))
-        if jax.process_index() == 0:
-            held.enter_context(held_alone(run))
-        checkpoints = _prepare_run_folder(run, config, records)
-        state = _start(trainer, checkpoints, config)
-        try:
-            _loop(config, trainer, state, checkpoints, validation, stop_asked)
-        finally:
-            checkpoints.close()
+    with stop_on_signal() as stop, contextlib.ExitStack() as held:
+        with stop.at_once("stopped by a signal before an update was made; nothing is lost"):
+            trainer = build_trainer(config, objective)
+            validator = _validator(config, trainer)
+            if jax.process_index() == 0:
+                held.enter_context(held_alone(run))
+            checkpoints = _prepare_run_folder(run, config, records)
+            held.callback(checkpoints.close)
+            state = _start(trainer, checkpoints, config)
+            update = trainer.compiled_step(_example(config, info))
+        _loop(config, trainer, update, state, checkpoints, validator, stop)
 
 
 def _loop(
     config: Config,
     trainer: Trainer,
+    update: Callable,
     state: TrainState,
     checkpoints: Checkpoints,
-    validation: dict[str, np.ndarray] | None,
-    stop_asked: Callable[[], bool],
+    validator: Validator | None,
+    stop: Stop,
 ) -> None:
-    section, first = config.train, int(state.step)
-    _announce(config, trainer, first)
-    watch = Stopwatch(first)
-    key = jax.random.key(config.seed)
-    batches = train_batches(
-        Path(config.records),
-        patch=config.patch,
-        batch=section.batch,
-        seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        first_step=first,
-        workers=section.workers,
-    )
+    section, step = config.train, int(state.step)
+    _announce(config, trainer, step)
+    key, watch = run_key(trainer.mesh, config.seed), Stopwatch(step)
     waiting: list[dict] = []
-    step = first
-    log = RunLog(Path(config.run), first_step=first)
-    with contextlib.closing(batches), contextlib.closing(log):
-        while step < section.steps and not stop_asked():
-            batch = meshes.to_devices(trainer.mesh, next(batches))
-            state, measured = trainer.step(state, batch, key)
+    log = RunLog(Path(config.run), first_step=step)
+    with contextlib.closing(_feed(config, trainer, step)) as feed, contextlib.closing(log):
+        while step < section.steps and (batch := feed.take(stop.asked)) is not None:
+            state, measured = update(state, batch, key)
             waiting.append(measured)
             step += 1
             if len(waiting) > RUN_AHEAD:
@@ -142,8 +84,8 @@ def _loop(
             if step % section.log_every == 0 or last:
                 values = _collect(jax.device_get(waiting), section, watch, step)
                 waiting.clear()
-                if validation and (step % section.validate_every == 0 or last):
-                    values["validation_loss"] = _validate(config, trainer, state, validation, watch)
+                if validator and (step % section.validate_every == 0 or last):
+                    values["validation_loss"] = _validate(validator, state, watch, stop)
                 log.write(step, values)
                 print(progress_line(step, section.steps, values), flush=True)
             if step % section.checkpoint_every == 0:
@@ -153,6 +95,21 @@ def _loop(
     stopped = step < section.steps
     end = "stopped by a signal, run again to go on," if stopped else "finished"
     print(f"{end} after {step} updates; run folder {config.run}", flush=True)
+
+
+def _feed(config: Config, trainer: Trainer, first: int) -> Feed:
+    """Batches on the devices, from that of update `first` on."""
+    batches = train_batches(
+        Path(config.records),
+        patch=config.patch,
+        batch=config.train.batch,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        first_step=first,
+        workers=config.train.workers,
+    )
+    return Feed(batches, partial(meshes.to_devices, trainer.mesh))
 
 
 def _collect(measured: list[dict], section: Config, watch: Stopwatch, step: int) -> dict:
@@ -170,28 +127,24 @@ def _collect(measured: list[dict], section: Config, watch: Stopwatch, step: int)
     return values
 
 
+def _validator(config: Config, trainer: Trainer) -> Validator | None:
+    """Scores weights on held-back subjects with noise that never changes; None without them."""
+    batch = validation_batch(
+        Path(config.records),
+        patch=config.patch,
+        count=config.train.validation_patches,
+        seed=config.seed,
+    )
+    return None if batch is None else Validator(trainer, batch, **_noise_levels(config))
+
+
 def _validate(
-    config: Config,
-    trainer: Trainer,
-    state: TrainState,
-    validation: dict[str, np.ndarray],
-    watch: Stopwatch,
+    validator: Validator, state: TrainState, watch: Stopwatch, stop: Stop
 ) -> float | None:
-    """Loss of the averaged weights on held-back subjects, with noise that never changes."""
     start = time.perf_counter()
-    count = len(validation["start"])
-    sigmas = validation_sigmas(count, **_noise_levels(config))
-    keys = jax.random.split(jax.random.key(0), count)
-    losses = []
-    n = trainer.mesh.shape["data"]  # a row a device at a time: no more memory than training
-    for first in range(0, count, n):
-        rows = np.minimum(np.arange(first, first + n), count - 1)
-        batch = meshes.to_devices(trainer.mesh, {k: v[rows] for k, v in validation.items()})
-        measured = trainer.validate(state.ema, batch, sigmas[rows], keys[rows])
-        losses.extend(jax.device_get(measured)[: count - first])
+    losses = validator.losses(state.ema, stop.asked)
     watch.pause(time.perf_counter() - start)
-    mean = float(np.mean(losses))
-    return mean if np.isfinite(mean) else None
+    return float(np.mean(losses)) if losses is not None and np.isfinite(losses).all() else None
 
 
 def _noise_levels(config: Config) -> dict[str, float]:
@@ -247,40 +200,11 @@ def _announce(config: Config, trainer: Trainer, first: int) -> None:
     )
 
 
-@contextlib.contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Within it the first SIGTERM or SIGINT raises a flag, which the yielded function tells.
-
-    The second one does what it would do without: it ends the process at once.
-    """
-    asked: list[int] = []
-
-    def remember(number: int, _: Any) -> None:
-        asked.append(number)
-        for s, handler in old.items():
-            signal.signal(s, handler)
-
-    old = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
-    for s in old:
-        signal.signal(s, remember)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for s, handler in old.items():
-            signal.signal(s, handler)
-
-
-def _quick_compile() -> dict[str, int] | None:
-    """What runs once need not be fast: on CPUs optimising it takes longer than running it."""
-    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-
-
 def _example(config: Config, info: DatasetInfo) -> dict[str, np.ndarray]:
-    """Zeros in the shapes of a global batch; they take no memory."""
+    """Zeros in the shapes of a global batch."""
     case = read_cases(Path(config.records), "train")[0]
     one = patch_batch(case, info, start_zyx=(0, 0, 0), patch=config.patch)
-    b = config.train.batch
-    return {k: np.broadcast_to(np.zeros((), v.dtype), (b, *v.shape[1:])) for k, v in one.items()}
+    return zeros_like_batch(one, config.train.batch)
 
 
 def main(_: list[str]) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -15,7 +16,9 @@ from edm3d import experiment
 from edm3d import train as command
 from edm3d.errors import InputError
 from edm3d.training.checkpoint import Checkpoints, read_ema
+from edm3d.training.feed import Feed
 from edm3d.training.lock import held_alone
+from edm3d.training.stop import stop_on_signal
 from tests.configurations import ROOT, tiny_config
 
 
@@ -23,7 +26,7 @@ def _abstract(config):
     """Shapes and shardings of the config's state."""
     info = command.read_dataset_info(config.records)
     objective = experiment.objective_of(config, info)
-    return command.build_trainer(config, objective, command._example(config, info)).abstract
+    return command.build_trainer(config, objective).abstract
 
 
 def _final_state(config, steps):
@@ -155,12 +158,60 @@ def test_a_stop_before_the_first_update_leaves_the_folder_free(
 
 
 def test_a_second_interrupt_ends_the_process():
-    with pytest.raises(KeyboardInterrupt), command.stop_on_signal() as asked:
-        assert not asked()
+    with pytest.raises(KeyboardInterrupt), stop_on_signal() as stop:
+        assert not stop.asked()
         os.kill(os.getpid(), signal.SIGINT)
-        assert asked()
+        assert stop.asked()
         os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+DEAF = """
+import ctypes
+from edm3d.training.stop import stop_on_signal
+
+with stop_on_signal() as stop, stop.at_once("nothing is lost"):
+    print("started", flush=True)
+    for _ in range(60):
+        ctypes.CDLL(None).sleep(60)  # as a compiler: no Python instruction for minutes
+"""
+
+
+def test_a_signal_while_python_cannot_hear_ends_a_run_that_has_nothing_to_save():
+    with subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None and run.stdout.readline() == "started\n"
+        run.send_signal(signal.SIGTERM)
+        assert run.stdout.read() == "nothing is lost\n"
+    assert run.returncode == 0
+
+
+def test_batches_are_brought_in_order_and_a_stop_is_heard_while_data_stalls():
+    stalled, asked = threading.Event(), threading.Event()
+
+    def batches():
+        yield from range(3)
+        stalled.set()
+        threading.Event().wait()
+
+    feed = Feed(batches(), lambda n: n * 10)
+    assert [feed.take() for _ in range(3)] == [0, 10, 20]
+    assert stalled.wait(10)
+    threading.Timer(0.3, asked.set).start()
+    assert feed.take(asked.is_set) is None
+    assert feed.waited_s > 0.2
+    feed.close()
+
+
+def test_what_reading_raises_is_raised_where_the_batch_is_wanted():
+    def batches():
+        yield 1
+        raise InputError("record 7 is damaged")
+
+    feed = Feed(batches(), lambda n: n)
+    assert feed.take() == 1
+    with pytest.raises(InputError, match="record 7"):
+        feed.take()
+    feed.close()
 
 
 def test_a_run_that_has_more_updates_than_asked_is_finished(tiny_run, tiny_records, widths, capsys):

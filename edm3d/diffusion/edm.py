@@ -47,20 +47,22 @@ def loss_weight(sigma: Array, sigma_data: float) -> Array:
     return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
 
 
-def draw_sigma(key: Array, count: int, *, p_mean: float, p_std: float) -> Array:
-    """`[count]` noise levels for training, ln sigma ~ N(p_mean, p_std^2) (Table 1)."""
-    return jnp.exp(p_mean + p_std * jax.random.normal(key, (count,)))
+def draw_sigma(keys: Array, *, p_mean: float, p_std: float) -> Array:
+    """`[b]` noise levels for training, one a key, ln sigma ~ N(p_mean, p_std^2) (Table 1)."""
+    return jnp.exp(p_mean + p_std * unit_noise(keys, ()))
 
 
 def denoising_loss(
-    network: Network, y: Array, sigma: Array, key: Array, *, sigma_data: float
+    network: Network, y: Array, sigma: Array, keys: Array, *, sigma_data: float
 ) -> Array:
     """`[b]` weighted squared errors of D(y + n; sigma), n ~ N(0, sigma^2) (equation 2).
+
+    The noise of a sample is that of its own key in `keys [b]`.
 
     The published loss sums over voxels; this is their mean, so that its size does not depend on the
     patch: Adam's step is the same but for its epsilon.
     """
-    n = _per_sample(sigma, y) * jax.random.normal(key, y.shape, y.dtype)
+    n = _per_sample(sigma, y) * unit_noise(keys, y.shape[1:])
     error = denoise(network, y + n, sigma, sigma_data=sigma_data) - y
     return loss_weight(sigma, sigma_data) * jnp.mean(error**2, axis=range(1, y.ndim))
 
@@ -74,6 +76,11 @@ def sigma_schedule(
     ramp = np.arange(steps) / (steps - 1)
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     return np.append((high + ramp * (low - high)) ** rho, 0.0)
+
+
+def unit_noise(keys: Array, shape: tuple[int, ...]) -> Array:
+    """`[b, *shape]` draws of N(0, 1); row k is a function of `keys[k]` alone."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
 def _per_sample(sigma: Array, x: Array) -> Array:

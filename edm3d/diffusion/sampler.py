@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from edm3d.diffusion.edm import unit_noise
+
 Array = jax.Array
 Denoiser = Callable[[Array, Array], Array]
 
@@ -86,5 +88,4 @@ def sample(
 
 def standard_normal(keys: Array, stream: int | Array, shape: tuple[int, ...]) -> Array:
     """`[b, *shape]` unit noise; row k is a function of `keys[k]` and `stream` alone."""
-    draw = lambda key: jax.random.normal(jax.random.fold_in(key, stream), shape)  # noqa: E731
-    return jax.vmap(draw)(keys)
+    return unit_noise(jax.vmap(jax.random.fold_in, (0, None))(keys, stream), shape)

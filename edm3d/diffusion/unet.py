@@ -5,16 +5,24 @@ Parameters are float32; `dtype` is that of convolutions and matrix products. Gro
 softmax and the noise embedding stay in float32.
 """
 
+import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from edm3d.diffusion.conv import conv3d
 
 Array = jax.Array
+CONVOLUTION = "convolution"  # what remat="convolutions" keeps for the backward pass
+REMAT = {
+    "none": None,
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+    "convolutions": jax.checkpoint_policies.save_only_these_names(CONVOLUTION),
+}
 TINY = 1e-5  # initial scale of layers that close a residual branch: a block starts as its skip
 
 
@@ -69,7 +77,7 @@ class Conv(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         x = x.astype(self.dtype)
         y = x @ kernel[0, 0, 0] if self.size == 1 else self.conv3(x, kernel)
-        return y + bias
+        return checkpoint_name(y + bias, CONVOLUTION)
 
 
 class NormSiLU(nn.Module):
@@ -103,6 +111,26 @@ class Attention(nn.Module):
         return (x + h) * 0.5**0.5
 
 
+class Dropout(nn.Module):
+    """Sets a share of the numbers to 0, each row by its own key; does nothing without keys.
+
+    Flax's own draws one mask for the batch: microbatches would then change what is drawn.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Array, keys: Array | None) -> Array:
+        if keys is None or not self.rate:
+            return x
+        layer = zlib.crc32("/".join(self.path).encode())
+
+        def kept(key: Array) -> Array:
+            return jax.random.bernoulli(jax.random.fold_in(key, layer), 1 - self.rate, x.shape[1:])
+
+        return jnp.where(jax.vmap(kept)(keys), x / (1 - self.rate), 0)
+
+
 class Block(nn.Module):
     """Residual block with the noise embedding, optional resampling and attention."""
 
@@ -114,13 +142,13 @@ class Block(nn.Module):
     conv3: Callable = conv3d
 
     @nn.compact
-    def __call__(self, x: Array, embedding: Array, train: bool) -> Array:
+    def __call__(self, x: Array, embedding: Array, dropout_keys: Array | None = None) -> Array:
         conv = partial(Conv, self.features, dtype=self.dtype, conv3=self.conv3)
         resample = self.resample or (lambda a: a)
         h = conv(name="conv0")(resample(NormSiLU(self.dtype)(x)))
         shift = nn.Dense(self.features, kernel_init=scaled_xavier(), name="shift")(embedding)
         h = NormSiLU(self.dtype)(h + shift[:, None, None, None, :].astype(self.dtype))
-        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        h = Dropout(self.dropout)(h, dropout_keys)
         h = conv(scale=TINY, name="conv1")(h)
         x = resample(x)
         if self.resample or x.shape[-1] != self.features:
@@ -132,12 +160,15 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """F(x, c_noise): `[b, z, y, x, 1]` float32 from `[b, z, y, x, c]` and `[b]`.
 
+    Keys `[b]` switch dropout on.
+
     Attributes:
         channels: width of the first level; level k has `channels * channel_mult[k]`.
         blocks: blocks of an encoder level; a decoder level has one more.
         attention_levels: levels whose encoder blocks and last decoder block attend; level k works
             at 1 / 2^k of the input's resolution.
-        remat: recompute each block's activations in the backward pass.
+        remat: what the backward pass computes again: "none", everything of "blocks", or all but
+            their "convolutions".
     """
 
     channels: int = 64
@@ -146,14 +177,15 @@ class UNet(nn.Module):
     attention_levels: Sequence[int] = (3,)
     dropout: float = 0.13
     dtype: jnp.dtype = jnp.float32
-    remat: bool = False
+    remat: str = "none"
     conv3: Callable = conv3d
 
     @nn.compact
-    def __call__(self, x: Array, c_noise: Array, train: bool = False) -> Array:
+    def __call__(self, x: Array, c_noise: Array, dropout_keys: Array | None = None) -> Array:
         embedding = self._embed(c_noise)
         conv = partial(Conv, dtype=self.dtype, conv3=self.conv3)
-        kind = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
+        policy = REMAT[self.remat]
+        kind = nn.remat(Block, policy=policy) if policy else Block
         block = partial(kind, dropout=self.dropout, dtype=self.dtype, conv3=self.conv3)
 
         x = conv(self.channels, name="conv_in")(x)
@@ -161,23 +193,25 @@ class UNet(nn.Module):
         for level, width in enumerate(self._widths()):
             attend = level in self.attention_levels
             if level > 0:
-                x = block(x.shape[-1], downsample, name=f"enc{level}_down")(x, embedding, train)
+                x = block(x.shape[-1], downsample, name=f"enc{level}_down")(
+                    x, embedding, dropout_keys
+                )
                 skips.append(x)
             for k in range(self.blocks):
                 name = f"enc{level}_block{k}"
-                x = block(width, attention=attend, name=name)(x, embedding, train)
+                x = block(width, attention=attend, name=name)(x, embedding, dropout_keys)
                 skips.append(x)
 
-        x = block(x.shape[-1], attention=True, name="mid0")(x, embedding, train)
-        x = block(x.shape[-1], name="mid1")(x, embedding, train)
+        x = block(x.shape[-1], attention=True, name="mid0")(x, embedding, dropout_keys)
+        x = block(x.shape[-1], name="mid1")(x, embedding, dropout_keys)
         for level, width in reversed(list(enumerate(self._widths()))):
             for k in range(self.blocks + 1):
                 attend = level in self.attention_levels and k == self.blocks
                 x = jnp.concatenate([x, skips.pop()], axis=-1)
                 name = f"dec{level}_block{k}"
-                x = block(width, attention=attend, name=name)(x, embedding, train)
+                x = block(width, attention=attend, name=name)(x, embedding, dropout_keys)
             if level > 0:
-                x = block(width, upsample, name=f"dec{level}_up")(x, embedding, train)
+                x = block(width, upsample, name=f"dec{level}_up")(x, embedding, dropout_keys)
 
         x = NormSiLU(self.dtype, name="norm_out")(x)
         return conv(1, scale=TINY, name="conv_out")(x).astype(jnp.float32)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from edm3d.training.state import sigma_bin_names
+from edm3d.training.noise_levels import by_sigma, sigma_bin_names
 
 
 class RunLog:
@@ -48,14 +48,17 @@ def summarise(measured: list[dict[str, np.ndarray]]) -> dict[str, float | None]:
 
     A mean is None where no step was finite; skipped steps are counted beside it.
     """
-    finite = [m for m in measured if np.isfinite(m["loss"]) and np.isfinite(m["gradient_norm"])]
-    sums = np.sum([m["sigma_loss_sum"] for m in finite], axis=0)
-    counts = np.sum([m["sigma_count"] for m in finite], axis=0)
-    bins = zip(sigma_bin_names(), sums, counts, strict=True) if finite else ()
+    finite = [m for m in measured if np.isfinite(m["loss"]) and np.isfinite(m["update_norm"])]
+    binned = [by_sigma(m["losses"], m["sigma"]) for m in finite]
+    bins = zip(sigma_bin_names(), *np.sum(binned, axis=0), strict=True) if finite else ()
+
+    def mean(name: str) -> float | None:
+        return float(np.mean([m[name] for m in finite])) if finite else None
+
     return {
-        "loss": float(np.mean([m["loss"] for m in finite])) if finite else None,
+        "loss": mean("loss"),
         **{f"loss_sigma/{name}": float(s / n) for name, s, n in bins if n},
-        "gradient_norm": float(np.mean([m["gradient_norm"] for m in finite])) if finite else None,
+        **{name: mean(name) for name in ("gradient_norm", "update_norm", "parameter_norm")},
         "skipped_steps": int(measured[-1]["skipped"]),
     }
 

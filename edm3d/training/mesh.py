@@ -31,17 +31,42 @@ def make_mesh(data: int = -1, space: int = 1, devices: list | None = None) -> Me
     return jax.make_mesh((data, space), ("data", "space"), (AxisType.Auto,) * 2, devices=devices)
 
 
-def check_batch(mesh: Mesh, batch_size: int, patch: int) -> None:
-    """Raises `InputError` unless batch and z can be shared out evenly over `data` and `space`."""
-    n, space = mesh.shape["data"], mesh.shape["space"]
-    if patch % space:
-        raise InputError(f"patch {patch} is not divisible by mesh.space={space}; use fewer")
-    if batch_size % n:
-        fit = max(batch_size // n, 1) * n
+def check_patch(mesh: Mesh, patch: int, levels: int) -> None:
+    """Raises `InputError` unless every level's z can be shared out evenly over `space`."""
+    space = mesh.shape["space"]
+    if patch % (space * 2 ** (levels - 1)):
+        halved = patch // 2 ** (levels - 1)
+        fit = next(n for n in range(space, 0, -1) if mesh.size % n == 0 == halved % n)
         raise InputError(
-            f"train.batch is {batch_size}, not divisible by the {n} devices of mesh axis data; "
-            f"use {fit} or {fit + n}"
+            f"patch {patch} cannot be halved {levels - 1} times and split over mesh.space={space}; "
+            f"use mesh.space={fit}, or a patch divisible by {space * 2 ** (levels - 1)}"
         )
+
+
+def microbatches(mesh: Mesh, batch: int, patches_per_device: int = 0) -> int:
+    """In how many parts a device works through its rows, `patches_per_device` at once (0: all).
+
+    Raises:
+        InputError: batch and devices, or rows and patches at once, do not divide.
+    """
+    n = mesh.shape["data"]
+    if batch % n:
+        fit = max(batch // n, 1) * n
+        fewer = max(k for k in range(1, n) if batch % k == 0)
+        raise InputError(
+            f"train.batch is {batch}, not divisible by the {n} devices of mesh axis data; use "
+            f"{fit} or {fit + n}, or a mesh.space that leaves {fewer} of them to data"
+        )
+    rows = batch // n
+    if not patches_per_device or rows <= patches_per_device:
+        return 1
+    if rows % patches_per_device:
+        fit = max(k for k in range(1, patches_per_device) if rows % k == 0)
+        raise InputError(
+            f"train.patches_per_device is {patches_per_device}, which does not divide the {rows} "
+            f"patches that a batch of {batch} gives each of {n}; use {fit}"
+        )
+    return rows // patches_per_device
 
 
 def batch_shardings(mesh: Mesh, names: Any) -> dict[str, NamedSharding]:
@@ -49,6 +74,15 @@ def batch_shardings(mesh: Mesh, names: Any) -> dict[str, NamedSharding]:
     return {
         name: NamedSharding(mesh, P("data", "space") if name in WITH_Z else P("data"))
         for name in names
+    }
+
+
+def abstract_batch(mesh: Mesh, batch: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a global batch on the mesh, as compiling wants them."""
+    shardings = batch_shardings(mesh, batch)
+    return {
+        name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=shardings[name])
+        for name, a in batch.items()
     }
 
 

@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from edm3d.diffusion.conv import conv3d_lax
 from edm3d.diffusion.unet import (
     Attention,
     Block,
+    Dropout,
     NormSiLU,
     UNet,
     downsample,
@@ -65,9 +67,9 @@ def test_upsampling_repeats_neighbours():
 def test_a_block_whose_branch_is_silent_is_its_skip_times_root_half():
     x = jax.random.normal(jax.random.key(0), (1, 4, 4, 4, 8))
     block, e = Block(8), jnp.ones((1, 16))
-    params = block.init(jax.random.key(1), x, e, False)["params"]
+    params = block.init(jax.random.key(1), x, e)["params"]
     params["conv1"] = jax.tree.map(jnp.zeros_like, params["conv1"])
-    out = block.apply({"params": params}, x, e, False)
+    out = block.apply({"params": params}, x, e)
     np.testing.assert_allclose(out, x * 0.5**0.5, atol=1e-6)
 
 
@@ -83,7 +85,7 @@ def test_silent_attention_is_its_input_times_root_half():
 )
 def test_initial_weights_are_xavier_uniform_at_the_published_scales(layer, scale):
     x = jnp.zeros((1, 2, 2, 2, 32))
-    params = Block(32, attention=True).init(jax.random.key(1), x, jnp.zeros((1, 8)), False)
+    params = Block(32, attention=True).init(jax.random.key(1), x, jnp.zeros((1, 8)))
     params = params["params"]
     inner = {"qkv": "Conv_0", "proj": "Conv_1"}.get(layer)
     kernel = params["Attention_0"][inner]["kernel"] if inner else params[layer]["kernel"]
@@ -155,16 +157,24 @@ def test_convolutions_by_cpu_and_by_lax_give_one_network(widths):
         np.testing.assert_allclose(ga, gb, atol=1e-4 * float(norm))
 
 
-def test_remat_changes_no_gradient(widths):
+@pytest.mark.parametrize("remat", ["blocks", "convolutions"])
+def test_remat_changes_no_gradient_and_keeps_less(widths, remat):
     x, c_noise = _inputs(widths)
+    keys = jax.random.split(jax.random.key(5), 2)  # dropout is drawn the same again
     params = _params(_network(widths), x, c_noise)
 
-    def gradient(network):
-        return jax.jit(jax.grad(lambda p: jnp.sum(network.apply(p, x, c_noise) ** 2)))(params)
+    def loss(network):
+        return lambda p: jnp.sum(network.apply(p, x, c_noise, keys) ** 2)
 
-    plain, remat = gradient(_network(widths)), gradient(_network(widths, remat=True))
-    norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(plain)))
-    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(remat), strict=True):
+    def kept_bytes(network):
+        backward = jax.eval_shape(lambda p: jax.vjp(loss(network), p)[1], params)
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(backward))
+
+    plain, less = (_network(widths, dropout=0.2, remat=r) for r in ("none", remat))
+    assert kept_bytes(less) < 0.8 * kept_bytes(plain)
+    expected, got = (jax.jit(jax.grad(loss(network)))(params) for network in (plain, less))
+    norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(expected)))
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(got), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * float(norm))
 
 
@@ -198,15 +208,32 @@ def test_attention_stands_where_it_should(widths):
     assert attending == {"enc1_block0", "enc1_block1", "mid0", "dec1_block2"}
 
 
-def test_dropout_acts_in_training_only(widths):
+def test_dropout_acts_in_training_only_and_by_each_row_s_key(widths):
     network, (x, c_noise) = _network(widths, dropout=0.5), _inputs(widths)
     params = _params(network, x, c_noise)
+    run = jax.jit(network.apply)
+    plain = run(params, x, c_noise)
+    keys = jax.random.split(jax.random.key(0), 2)
+    dropped = run(params, x, c_noise, keys)
+    assert float(jnp.abs(dropped - plain).max()) > 1e-3
+    other = run(params, x, c_noise, jnp.stack([keys[0], jax.random.key(9)]))
+    np.testing.assert_allclose(other[0], dropped[0], atol=1e-5)
+    assert float(jnp.abs(other[1] - dropped[1]).max()) > 1e-3
 
-    def run(train, seed):
-        return network.apply(params, x, c_noise, train, rngs={"dropout": jax.random.key(seed)})
 
-    np.testing.assert_array_equal(run(False, 0), run(False, 1))
-    assert float(jnp.abs(run(True, 0) - run(True, 1)).max()) > 1e-3
+def test_dropout_keeps_its_share_and_the_mean_and_differs_by_layer():
+    x, keys = jnp.ones((1, 32, 32, 32, 4)), jax.random.split(jax.random.key(0), 1)
+
+    class Two(nn.Module):
+        @nn.compact
+        def __call__(self, x, keys):
+            return Dropout(0.25, name="a")(x, keys), Dropout(0.25, name="b")(x, keys)
+
+    a, b = Two().apply({}, x, keys)
+    # 131 072 draws: the standard error of a share is 0.0012
+    assert float((a == 0).mean()) == pytest.approx(0.25, abs=0.006)
+    assert float(a.mean()) == pytest.approx(1, abs=0.01)
+    assert float(((a == 0) & (b == 0)).mean()) == pytest.approx(0.0625, abs=0.004)
 
 
 def test_sinusoid_tells_noise_levels_apart():
