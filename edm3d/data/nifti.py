@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edm3d.data.geometry import Grid, Volume, check_affine, check_size, lps_turn, turned
+from edm3d.data.geometry import Grid, Volume, as_stored, check_affine, check_size, lps_turn
+from edm3d.data.slabs import stored_slabs
 from edm3d.errors import InputError
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -167,24 +168,6 @@ def _check_bytes(header, claimed: int, path: Path) -> int:
     return int(offset)
 
 
-def _stored(header, shape_xyz: tuple[int, int, int], path: Path) -> np.ndarray:
-    """The values `[i, j, k]` as stored."""
-    dtype = header.get_data_dtype()
-    offset = _check_bytes(header, math.prod(shape_xyz) * dtype.itemsize, path)
-    values = np.empty(math.prod(shape_xyz), dtype)
-    try:
-        with _open(path) as file:
-            file.seek(offset)
-            got = file.readinto(values.view(np.uint8).data)
-            if got == values.nbytes and isinstance(file, gzip.GzipFile):
-                _reach_the_checksum(file, path)
-    except _READ_FAULTS as error:
-        raise InputError(f"{path} breaks off ({_one_line(error)}); copy the file again") from error
-    if got != values.nbytes:
-        raise InputError(f"{path} breaks off after {got} bytes of values; copy the file again")
-    return values.reshape(shape_xyz, order="F")
-
-
 def _reach_the_checksum(file: gzip.GzipFile, path: Path) -> None:
     """Reads a .gz to its end, where its CRC is compared; what follows the values must be little."""
     for _ in range(_MAX_OFFSET // 2**16):
@@ -193,16 +176,31 @@ def _reach_the_checksum(file: gzip.GzipFile, path: Path) -> None:
     raise InputError(f"{path} goes on for over {_MAX_OFFSET} bytes after its values; repack it")
 
 
+def _fill(values_xyz: np.ndarray, header, path: Path) -> None:
+    """Puts the file's scaled values into float32 `[i, j, k]`, a slab at a time."""
+    dtype = header.get_data_dtype()
+    offset = _check_bytes(header, values_xyz.size * dtype.itemsize, path)
+    slope, inter = header.get_slope_inter()
+    kind = np.float32 if dtype.itemsize <= 2 else np.float64
+    try:
+        with _open(path) as file, np.errstate(all="ignore"):  # whoever judges values names NaN
+            factor, summand = kind(1 if slope is None else slope), kind(inter or 0)
+            file.seek(offset)
+            for part, stored in stored_slabs(file, values_xyz.shape, dtype, path):
+                place = values_xyz[part]
+                np.multiply(stored, factor, out=place, casting="same_kind")
+                np.add(place, summand, out=place, casting="same_kind")
+            if isinstance(file, gzip.GzipFile):
+                _reach_the_checksum(file, path)
+    except _READ_FAULTS as error:
+        raise InputError(f"{path} breaks off ({_one_line(error)}); copy the file again") from error
+
+
 def read_nifti(path: Path) -> Volume:
     """The file's scaled values as float32, axes re-ordered and flipped to the closest LPS ones."""
-    header, shape, grid, turn = _place(path)
-    slope, inter = header.get_slope_inter()
-    stored = turned(_stored(header, shape, path), turn)
+    header, _, grid, turn = _place(path)
     values = np.empty(grid.shape_zyx, np.float32)
-    kind = np.float32 if stored.dtype.itemsize <= 2 else np.float64
-    with np.errstate(all="ignore"):  # NaN and infinity are named by whoever judges the values
-        np.multiply(stored, kind(1 if slope is None else slope), out=values, casting="same_kind")
-        np.add(values, kind(inter or 0), out=values, casting="same_kind")
+    _fill(as_stored(values, turn), header, path)
     return Volume(values, grid)
 
 
