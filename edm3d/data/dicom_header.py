@@ -190,6 +190,8 @@ def _data_set(stream: _Stream, length: int, depth: int = 0) -> tuple[dict[str, A
         if tag == _PIXEL_DATA and depth == 0:
             return values, size
         name, kind = TAGS.get(tag, ("", TEXT))
+        if name in values:
+            raise _Damaged(f"it gives its {name} twice")
         if size == _UNDEFINED or kind == SEQUENCE:
             items = _sequence(stream, vr, size, depth)
             values |= {name: items} if kind == SEQUENCE else {}

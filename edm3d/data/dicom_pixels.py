@@ -29,6 +29,12 @@ _COMPRESSED = {
     _JPEG_2000,
     _RLE,
 }
+_LOSSY = {  # films only: they tell no HU
+    "1.2.840.10008.1.2.4.50",  # JPEG baseline
+    "1.2.840.10008.1.2.4.51",  # JPEG extended
+    "1.2.840.10008.1.2.4.81",  # JPEG-LS near-lossless
+    "1.2.840.10008.1.2.4.91",  # JPEG 2000
+}
 _MAX_RLE_RATIO = 64  # two bytes stand for 128 at most
 _SECONDARY_CAPTURE = b"1.2.840.10008.5.1.4.1.1.7.3"  # multi-frame grey words: no rescaling
 _FRAME_HEADERS = {*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), 0xF7}
@@ -62,16 +68,17 @@ def _damaged(header: Header, fault: str) -> InputError:
     return InputError(f"{header.path} {fault}; copy the file again")
 
 
-def stored_frames(header: Header) -> Iterator[np.ndarray]:
+def stored_frames(header: Header, *, lossy: bool = False) -> Iterator[np.ndarray]:
     """The words `[row, column]` of each frame in the order of the file, in their own type.
 
     Native frames are read one by one, a compressed file is decoded as a whole. Bits beyond those
-    stored are still in them: `significant` clears them.
+    stored are still in them: `significant` clears them. Coding with loss is refused by default.
     """
     if header.syntax in _NATIVE and header.pixel_bytes is not None:
         yield from _native(header)
         return
-    if header.syntax not in _COMPRESSED or header.pixel_bytes is not None:
+    known = _COMPRESSED | _LOSSY if lossy else _COMPRESSED
+    if header.syntax not in known or header.pixel_bytes is not None:
         raise InputError(
             f"{header.path} has transfer syntax {header.syntax}, which is not read; decompress it "
             "without loss first (gdcmconv --raw)"

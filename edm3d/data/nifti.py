@@ -56,8 +56,11 @@ def _header_block(path: Path) -> bytes:
     return block[: 540 if 540 in sizes else 348]
 
 
-def _load_header(path: Path):
-    """nibabel's NIfTI-1 or -2 header, checked; no extension and no voxel is read."""
+def load_header(path: Path):
+    """nibabel's NIfTI-1 or -2 header, checked; no extension and no voxel is read.
+
+    Voxel sizes of 0 stay 0, which nibabel would mend to 1 mm.
+    """
     import nibabel
     from nibabel import imageglobals
     from nibabel.spatialimages import HeaderDataError
@@ -68,6 +71,7 @@ def _load_header(path: Path):
         kind = nibabel.Nifti2Header if len(block) == 540 else nibabel.Nifti1Header
         with _silenced(imageglobals.logger):  # what it logs, it raises too
             header = kind(block, check=True)
+            unset = kind(block, check=False)["pixdim"][1:4] == 0
             header.get_slope_inter()  # a fault of it counts here
     except (HeaderDataError, WrapStructError, *_READ_FAULTS) as error:
         raise InputError(
@@ -75,6 +79,7 @@ def _load_header(path: Path):
         ) from error
     if bytes(header["magic"])[:2] != b"n+":
         raise InputError(f"{path} is not a readable NIfTI file (no n+1 mark); give one .nii.gz")
+    header["pixdim"][1:4][unset] = 0
     return header
 
 
@@ -133,7 +138,7 @@ def _place(path: Path):
     """The header, shape `(i, j, k)`, LPS grid and the turn that leads to it."""
     from nibabel.spatialimages import HeaderDataError
 
-    header = _load_header(path)
+    header = load_header(path)
     shape = _shape_xyz(header, path)
     try:
         affine = _RAS_TO_LPS @ np.asarray(_affine_ras(header, shape, path), np.float64)
@@ -176,12 +181,11 @@ def _reach_the_checksum(file: gzip.GzipFile, path: Path) -> None:
     raise InputError(f"{path} goes on for over {_MAX_OFFSET} bytes after its values; repack it")
 
 
-def _fill(values_xyz: np.ndarray, header, path: Path) -> None:
-    """Puts the file's scaled values into float32 `[i, j, k]`, a slab at a time."""
+def fill(values_xyz: np.ndarray, header, path: Path, kind: type) -> None:
+    """Puts the file's values into `[i, j, k]`, a slab at a time, scaled in floats of `kind`."""
     dtype = header.get_data_dtype()
     offset = _check_bytes(header, values_xyz.size * dtype.itemsize, path)
     slope, inter = header.get_slope_inter()
-    kind = np.float32 if dtype.itemsize <= 2 else np.float64
     try:
         with _open(path) as file, np.errstate(all="ignore"):  # whoever judges values names NaN
             factor, summand = kind(1 if slope is None else slope), kind(inter or 0)
@@ -200,7 +204,8 @@ def read_nifti(path: Path) -> Volume:
     """The file's scaled values as float32, axes re-ordered and flipped to the closest LPS ones."""
     header, _, grid, turn = _place(path)
     values = np.empty(grid.shape_zyx, np.float32)
-    _fill(as_stored(values, turn), header, path)
+    kind = np.float32 if header.get_data_dtype().itemsize <= 2 else np.float64
+    fill(as_stored(values, turn), header, path, kind)
     return Volume(values, grid)
 
 

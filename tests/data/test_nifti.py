@@ -13,7 +13,7 @@ from tests.data.phantoms import chest
 SHAPE = (9, 11, 13)
 AFFINE = np.array([[-2.0, 0, 0, 40], [0, -2.5, 0, 30], [0, 0, 3, -10], [0, 0, 0, 1]])
 SCANNER, ALIGNED, ATLAS = 1, 2, 4
-DIM, VOX_OFFSET, SCL_SLOPE = 40, 108, 112  # bytes, NIfTI-1 header
+DIM, PIXDIM, VOX_OFFSET, SCL_SLOPE = 40, 76, 108, 112  # bytes, NIfTI-1 header
 
 
 def save(path, values=None, *, sform=AFFINE, s_code=SCANNER, qform=AFFINE, q_code=SCANNER):
@@ -90,6 +90,13 @@ def test_slope_and_intercept_hold_in_every_type_and_byte_order(tmp_path, kind, o
     patched(tmp_path / "ct.nii.gz", SCL_SLOPE, np.array([0.5, -1024], f"{order}f4"))
     expected = chest(SHAPE)
     np.testing.assert_array_equal(read_ct(tmp_path / "ct.nii.gz").values, expected)
+
+
+def test_a_qform_without_voxel_sizes_is_not_taken_as_one_of_1_mm(tmp_path):
+    path = save(tmp_path / "ct.nii.gz", sform=None, s_code=0)
+    patched(path, PIXDIM + 4, np.zeros(3, np.float32))
+    with pytest.raises(InputError, match=r"voxel size of .* is 0 x 0 x 0 mm"):
+        read_ct(path)
 
 
 def test_nifti_2_reads_alike(tmp_path):
