@@ -16,7 +16,7 @@ from edm3d.errors import InputError
 AIR_HU = -1024.0
 _SPACING_LIMITS_MM = (0.05, 50.0)
 _MAX_SHEAR_COSINE = 0.01  # about half a degree: rounding of headers stays far below it
-MAX_VOXELS = 2**28  # 512 x 512 x 1024: 1 GiB as float32, under 4 GB with what reading needs
+MAX_VOXELS = 2**28  # 512 x 512 x 1024: 1 GiB as float32, 1.4 GB while it is read and checked
 
 
 @dataclass(frozen=True, eq=False)
