@@ -2,11 +2,12 @@ r"""How fast scans become records, in how much memory, and how both grow with th
 
     OMP_NUM_THREADS=1 python benchmarks/prepare.py
 
-Full size: 512 x 512 x 600 voxels of 0.7 x 0.7 x 1 mm to 2 mm, as NIfTI and as a DICOM series; a
-session of two scans gives two pairs. Growth: sessions of four scans of 20 x 26 x 30 voxels of 4 mm
-(one file linked many times), so that what is counted is the work beside voxels. Every figure is of
-a fresh process with one thread, whose peak memory is its own; seconds are those of its core (CPU
-time), which other load disturbs little. Prints a table and writes benchmarks/results/prepare.json.
+Full size: 512 x 512 x 600 voxels of 0.7 x 0.7 x 1 mm to 2 mm, as NIfTI of int16 and of float64 and
+as a DICOM series; a session of two scans gives two pairs. Growth: sessions of four scans of
+20 x 26 x 30 voxels of 4 mm (one file linked many times), so that what is counted is the work beside
+voxels. Every figure is of a fresh process with one thread, whose peak memory is its own; seconds
+are those of its core (CPU time), which other load disturbs little. Prints a table and writes
+benchmarks/results/prepare.json.
 """
 
 import argparse
@@ -58,6 +59,16 @@ def chest(shape_zyx: tuple[int, int, int], seed: int) -> np.ndarray:
 
 def grid_of(shape_zyx: tuple[int, int, int], spacing_zyx_mm: tuple[float, ...]) -> Grid:
     return Grid(shape_zyx, np.diag([*spacing_zyx_mm[::-1], 1.0]))
+
+
+def write_float64(path: Path, hu: np.ndarray, grid: Grid) -> None:
+    """The volume as a packed NIfTI of the widest type, as numerical software writes it."""
+    import nibabel
+
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid.affine_lps
+    image = nibabel.Nifti1Image(hu.T.astype(np.float64), affine)
+    image.set_sform(affine, code="scanner")
+    nibabel.save(image, path)
 
 
 def write_series(folder: Path, hu: np.ndarray, spacing_zyx_mm: tuple[float, ...]) -> None:
@@ -139,15 +150,16 @@ def see_one(path: Path) -> dict[str, float]:
 
 def full_size(folder: Path) -> list[dict]:
     """CPU seconds a scan and peak memory of each step at full size, by format."""
-    paths: dict[str, tuple[Path, ...]] = {}
-    for name, suffix in (("NIfTI .gz", "a.nii.gz"), ("DICOM", "a")):
-        paths[name] = (folder / suffix, folder / suffix.replace("a", "b", 1))
-    for seed in (0, 1):
-        hu = chest(FULL_ZYX, seed)
-        write_nifti(paths["NIfTI .gz"][seed], hu, grid_of(FULL_ZYX, FULL_MM))
-        write_series(paths["DICOM"][seed], hu, FULL_MM)
-    rows = []
-    for name, both in paths.items():
+    grid, rows = grid_of(FULL_ZYX, FULL_MM), []
+    writers: dict[str, tuple[str, Callable[[Path, np.ndarray], None]]] = {
+        "NIfTI .gz int16": (".nii.gz", lambda path, hu: write_nifti(path, hu, grid)),
+        "NIfTI .gz float64": (".f8.nii.gz", lambda path, hu: write_float64(path, hu, grid)),
+        "DICOM": ("", lambda path, hu: write_series(path, hu, FULL_MM)),
+    }
+    for name, (suffix, write) in writers.items():
+        both = (folder / f"a{suffix}", folder / f"b{suffix}")
+        for seed, path in enumerate(both):
+            write(path, chest(FULL_ZYX, seed))
         (folder / "out").mkdir()
         steps = {
             "read": fresh(read_one, both[0]),

@@ -21,8 +21,8 @@ from edm3d.data.geometry import (
     AIR_HU,
     Grid,
     Volume,
+    as_stored,
     lps_turn,
-    turned,
 )
 from edm3d.errors import InputError
 
@@ -139,24 +139,24 @@ def hounsfield(frame: Frame, words: np.ndarray) -> np.ndarray:
     return hu
 
 
-def _fill(stacked: Stack, values: np.ndarray) -> None:
-    """Puts the HU of every slice to its place; each file is read once."""
-    places: dict[Path, list[tuple[int, Frame]]] = defaultdict(list)
+def _fill(stacked: Stack, values_xyz: np.ndarray) -> None:
+    """Puts the HU of every slice to its place `[column, row, slice]`; each file is read once."""
+    places: dict[Path, dict[int, tuple[int, Frame]]] = defaultdict(dict)
     for place, frame in enumerate(stacked.frames):
-        places[frame.header.path].append((place, frame))
+        places[frame.header.path][frame.index] = place, frame
     for members in places.values():
-        words = stored_frames(members[0][1].header)
-        for place, frame in members:
-            values[place] = hounsfield(frame, words[frame.index])
+        for index, words in enumerate(stored_frames(members[0][1].header)):
+            place, frame = members[index]
+            values_xyz[:, :, place] = hounsfield(frame, words).T
 
 
 def volume_of(series: Series, name: str) -> Volume:
     """The HU of a series as `[z, y, x]` in LPS order."""
     stacked = stack(series.headers, name)
     grid, turn = lps_turn(stacked.shape_xyz, stacked.affine_lps)
-    values = np.empty(stacked.shape_xyz[::-1], np.float32)
-    _fill(stacked, values)
-    return Volume(np.ascontiguousarray(turned(values.transpose(2, 1, 0), turn)), grid)
+    values = np.empty(grid.shape_zyx, np.float32)
+    _fill(stacked, as_stored(values, turn))
+    return Volume(values, grid)
 
 
 def posture(header: Header) -> str | None:

@@ -110,13 +110,20 @@ def check_pixels(header: Header) -> None:
         fault = f"claims {frames} frames of {rows} x {columns} pixels"
         most = f"at most {_MOST_PIXELS_A_SIDE} a side and {MAX_VOXELS} in all are read"
         raise _refuse(header, fault, most + ": crop or resample it, or repair its header")
+    check_coding(header)
+
+
+def check_coding(header: Header) -> None:
+    """Raises `InputError` for impossible bits, and for native pixels that the file cannot hold."""
+    values = header.values
+    pixels = (values.get("rows") or 0) * (values.get("columns") or 0) * count_frames(header)
     allocated, stored = values.get("bits_allocated"), values.get("bits_stored")
     high, signed = values.get("high_bit"), values.get("pixel_representation")
     bits = (1, stored or 0, 0 if high is None else high + 1, allocated or 0)
     if allocated not in (8, 16, 32) or signed not in (0, 1) or list(bits) != sorted(bits):
         fault = f"has bits allocated {allocated}, stored {stored}, high {high}, sign {signed}"
         raise _refuse(header, fault, "repair or export it again")
-    claimed = rows * columns * frames * allocated // 8
+    claimed = pixels * allocated // 8
     there = header.size - header.pixel_offset
     if header.pixel_bytes is not None and (claimed > header.pixel_bytes or claimed > there):
         fault = f"breaks off (it claims {claimed} bytes of pixels and has {there})"

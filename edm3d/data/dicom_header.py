@@ -49,7 +49,8 @@ class Header:
     """Allowed fields of one file by name, and where its pixels lie.
 
     `pixel_bytes` is None where they are encapsulated (compressed); then they reach to the file's
-    end. For a deflated file the place is that in `inflated`.
+    end. `deflated_at` is where the deflated part of a file begins that has one; the place of its
+    pixels, and its size, are then counted in what that part inflates to.
     """
 
     path: Path
@@ -58,11 +59,18 @@ class Header:
     pixel_offset: int
     pixel_bytes: int | None
     size: int
-    inflated: bytes | None = None
+    deflated_at: int | None = None
 
     def open(self) -> BinaryIO:
-        """The bytes in which `pixel_offset` counts."""
-        return open(self.path, "rb") if self.inflated is None else io.BytesIO(self.inflated)
+        """The bytes in which `pixel_offset` counts; a deflated file is inflated anew each time.
+
+        A series would not fit in memory if each of its headers kept what it was inflated to.
+        """
+        if self.deflated_at is None:
+            return open(self.path, "rb")
+        with open(self.path, "rb") as file:
+            file.seek(self.deflated_at)
+            return io.BytesIO(_inflated(file))
 
 
 class _Damaged(Exception):
@@ -182,6 +190,8 @@ def _data_set(stream: _Stream, length: int, depth: int = 0) -> tuple[dict[str, A
         if tag == _PIXEL_DATA and depth == 0:
             return values, size
         name, kind = TAGS.get(tag, ("", TEXT))
+        if name in values:
+            raise _Damaged(f"it gives its {name} twice")
         if size == _UNDEFINED or kind == SEQUENCE:
             items = _sequence(stream, vr, size, depth)
             values |= {name: items} if kind == SEQUENCE else {}
@@ -225,17 +235,17 @@ def _parse(path: Path) -> Header:
     with open(path, "rb") as file:
         if file.read(132)[128:] != b"DICM":
             raise _Damaged("it has no DICM mark")
-        syntax, inflated = _transfer_syntax(_Stream(file, size, True, "<")), None
+        syntax, deflated_at = _transfer_syntax(_Stream(file, size, True, "<")), None
         if not re.fullmatch(r"1\.2\.840\.10008\.1\.2[0-9.]{0,16}", syntax):
             raise _Damaged("it names no transfer syntax of DICOM")
         body: BinaryIO = file
         if syntax == DEFLATED:
-            inflated = _inflated(file)
+            deflated_at, inflated = file.tell(), _inflated(file)
             body, size = io.BytesIO(inflated), len(inflated)
         order = ">" if syntax == BIG_ENDIAN else "<"
         values, length = _data_set(_Stream(body, size, syntax != IMPLICIT, order), _UNDEFINED)
         pixels = None if length == _UNDEFINED else length or 0
-        return Header(path, values, syntax, body.tell(), pixels, size, inflated)
+        return Header(path, values, syntax, body.tell(), pixels, size, deflated_at)
 
 
 def is_dicom_file(path: Path) -> bool:

@@ -6,6 +6,7 @@ sees no one's name. Source: DICOM PS3.5, 8 and annex A. Read next: `edm3d.data.d
 """
 
 import contextlib
+import math
 import os
 import struct
 import tempfile
@@ -27,6 +28,12 @@ _COMPRESSED = {
     "1.2.840.10008.1.2.4.80",  # JPEG-LS lossless
     _JPEG_2000,
     _RLE,
+}
+_LOSSY = {  # films only: they tell no HU
+    "1.2.840.10008.1.2.4.50",  # JPEG baseline
+    "1.2.840.10008.1.2.4.51",  # JPEG extended
+    "1.2.840.10008.1.2.4.81",  # JPEG-LS near-lossless
+    "1.2.840.10008.1.2.4.91",  # JPEG 2000
 }
 _MAX_RLE_RATIO = 64  # two bytes stand for 128 at most
 _SECONDARY_CAPTURE = b"1.2.840.10008.5.1.4.1.1.7.3"  # multi-frame grey words: no rescaling
@@ -61,19 +68,22 @@ def _damaged(header: Header, fault: str) -> InputError:
     return InputError(f"{header.path} {fault}; copy the file again")
 
 
-def stored_frames(header: Header) -> np.ndarray:
-    """The words of all frames `[frame, row, column]` as they lie in the file, in their own type.
+def stored_frames(header: Header, *, lossy: bool = False) -> Iterator[np.ndarray]:
+    """The words `[row, column]` of each frame in the order of the file, in their own type.
 
-    Bits beyond those stored are still in them: `significant` clears them.
+    Native frames are read one by one, a compressed file is decoded as a whole. Bits beyond those
+    stored are still in them: `significant` clears them. Coding with loss is refused by default.
     """
     if header.syntax in _NATIVE and header.pixel_bytes is not None:
-        return _native(header)
-    if header.syntax not in _COMPRESSED or header.pixel_bytes is not None:
+        yield from _native(header)
+        return
+    known = _COMPRESSED | _LOSSY if lossy else _COMPRESSED
+    if header.syntax not in known or header.pixel_bytes is not None:
         raise InputError(
             f"{header.path} has transfer syntax {header.syntax}, which is not read; decompress it "
             "without loss first (gdcmconv --raw)"
         )
-    return _decompressed(header)
+    yield from _decompressed(header)
 
 
 def _shape(header: Header) -> tuple[int, int, int]:
@@ -86,12 +96,13 @@ def _dtype(header: Header) -> np.dtype:
     return np.dtype(f"{order}{sign}{header.values['bits_allocated'] // 8}")
 
 
-def _native(header: Header) -> np.ndarray:
-    dtype, shape = _dtype(header), _shape(header)
+def _native(header: Header) -> Iterator[np.ndarray]:
+    dtype, (frames, *shape) = _dtype(header), _shape(header)
     with header.open() as file:
         file.seek(header.pixel_offset)
-        data = file.read(int(np.prod(shape)) * dtype.itemsize)
-    return np.frombuffer(data, dtype).reshape(shape)
+        for _ in range(frames):
+            data = file.read(math.prod(shape) * dtype.itemsize)
+            yield np.frombuffer(data, dtype).reshape(shape)
 
 
 def significant(words: np.ndarray, header: Header) -> np.ndarray:
@@ -189,7 +200,7 @@ def _bare_file(header: Header, fragments: list[bytes]) -> bytes:
     return bytes(128) + b"DICM" + size + meta + body + pixels
 
 
-def _decompressed(header: Header) -> np.ndarray:
+def _decompressed(header: Header) -> Iterator[np.ndarray]:
     fragments = _fragments(header)
     _check_codes(header, fragments)
     sitk = load_simpleitk()
@@ -201,7 +212,8 @@ def _decompressed(header: Header) -> np.ndarray:
                 image = sitk.ReadImage(str(bare), imageIO="GDCMImageIO")
         except RuntimeError:  # its text names the temporary file and lines of C++
             raise _damaged(header, "holds compressed pixels that do not decode") from None
-    words = sitk.GetArrayFromImage(image)
+    words = sitk.GetArrayViewFromImage(image)  # not to outlive `image`: copied frame by frame
     if words.shape != _shape(header):
         raise _damaged(header, f"decodes to {words.shape}, its header claims {_shape(header)}")
-    return words.astype(_dtype(header), copy=False)
+    for frame in words:
+        yield frame.astype(_dtype(header))

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edm3d.data.geometry import Grid, Volume, check_affine, check_size, lps_turn, turned
+from edm3d.data.geometry import Grid, Volume, as_stored, check_affine, check_size, lps_turn
+from edm3d.data.slabs import Unpacking, stored_slabs
 from edm3d.errors import InputError
 
 _NRRD = (".nrrd", ".nhdr")
@@ -211,27 +212,19 @@ def read_grid(path: Path) -> Grid:
     return _place(path)[1]
 
 
-def _unpacked(packed: bytes, claimed: int, path: Path) -> bytes:
-    """The `claimed` bytes of a zlib or gzip stream, not one more, its checksum compared."""
-    stream = zlib.decompressobj(zlib.MAX_WBITS | 32)
-    try:
-        data = stream.decompress(packed, claimed)
-        more = b"" if stream.eof else stream.decompress(stream.unconsumed_tail, 1)
-    except zlib.error as error:
-        raise InputError(f"{path} is damaged ({error}); copy the file again") from error
-    if len(data) != claimed or more or not stream.eof:
-        raise InputError(f"{path} does not unpack to {claimed} bytes; copy the file again")
-    return data
-
-
-def _stored(header: _Header) -> np.ndarray:
-    """The values `[i, j, k]` as stored."""
-    with open(header.values, "rb") as file:
-        file.seek(header.offset)
-        data = file.read() if header.packed else file.read(header.claimed_bytes)
-    if header.packed:
-        data = _unpacked(data, header.claimed_bytes, header.path)
-    return np.frombuffer(data, header.dtype).reshape(header.shape_xyz, order="F")
+def _fill(values_xyz: np.ndarray, header: _Header) -> None:
+    """Puts the stored values into float32 `[i, j, k]`, a slab at a time."""
+    path, claimed = header.path, header.claimed_bytes
+    with open(header.values, "rb") as raw:
+        raw.seek(header.offset)
+        file = Unpacking(raw) if header.packed else raw
+        try:
+            for part, stored in stored_slabs(file, header.shape_xyz, header.dtype, path):
+                np.copyto(values_xyz[part], stored, casting="same_kind")
+            if isinstance(file, Unpacking) and not file.at_end():
+                raise InputError(f"{path} does not unpack to {claimed} bytes; copy the file again")
+        except zlib.error as error:
+            raise InputError(f"{path} is damaged ({error}); copy the file again") from error
 
 
 def read_image(path: Path) -> Volume:
@@ -239,5 +232,5 @@ def read_image(path: Path) -> Volume:
     header, grid, turn = _place(path)
     values = np.empty(grid.shape_zyx, np.float32)
     with np.errstate(all="ignore"):  # NaN and infinity are named by whoever judges the values
-        np.copyto(values, turned(_stored(header), turn), casting="same_kind")
+        _fill(as_stored(values, turn), header)
     return Volume(values, grid)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edm3d.data.geometry import Grid, Volume, check_affine, check_size, lps_turn, turned
+from edm3d.data.geometry import Grid, Volume, as_stored, check_affine, check_size, lps_turn
+from edm3d.data.slabs import stored_slabs
 from edm3d.errors import InputError
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -55,8 +56,11 @@ def _header_block(path: Path) -> bytes:
     return block[: 540 if 540 in sizes else 348]
 
 
-def _load_header(path: Path):
-    """nibabel's NIfTI-1 or -2 header, checked; no extension and no voxel is read."""
+def load_header(path: Path):
+    """nibabel's NIfTI-1 or -2 header, checked; no extension and no voxel is read.
+
+    Voxel sizes of 0 stay 0, which nibabel would mend to 1 mm.
+    """
     import nibabel
     from nibabel import imageglobals
     from nibabel.spatialimages import HeaderDataError
@@ -67,6 +71,7 @@ def _load_header(path: Path):
         kind = nibabel.Nifti2Header if len(block) == 540 else nibabel.Nifti1Header
         with _silenced(imageglobals.logger):  # what it logs, it raises too
             header = kind(block, check=True)
+            unset = kind(block, check=False)["pixdim"][1:4] == 0
             header.get_slope_inter()  # a fault of it counts here
     except (HeaderDataError, WrapStructError, *_READ_FAULTS) as error:
         raise InputError(
@@ -74,6 +79,7 @@ def _load_header(path: Path):
         ) from error
     if bytes(header["magic"])[:2] != b"n+":
         raise InputError(f"{path} is not a readable NIfTI file (no n+1 mark); give one .nii.gz")
+    header["pixdim"][1:4][unset] = 0
     return header
 
 
@@ -132,7 +138,7 @@ def _place(path: Path):
     """The header, shape `(i, j, k)`, LPS grid and the turn that leads to it."""
     from nibabel.spatialimages import HeaderDataError
 
-    header = _load_header(path)
+    header = load_header(path)
     shape = _shape_xyz(header, path)
     try:
         affine = _RAS_TO_LPS @ np.asarray(_affine_ras(header, shape, path), np.float64)
@@ -167,24 +173,6 @@ def _check_bytes(header, claimed: int, path: Path) -> int:
     return int(offset)
 
 
-def _stored(header, shape_xyz: tuple[int, int, int], path: Path) -> np.ndarray:
-    """The values `[i, j, k]` as stored."""
-    dtype = header.get_data_dtype()
-    offset = _check_bytes(header, math.prod(shape_xyz) * dtype.itemsize, path)
-    values = np.empty(math.prod(shape_xyz), dtype)
-    try:
-        with _open(path) as file:
-            file.seek(offset)
-            got = file.readinto(values.view(np.uint8).data)
-            if got == values.nbytes and isinstance(file, gzip.GzipFile):
-                _reach_the_checksum(file, path)
-    except _READ_FAULTS as error:
-        raise InputError(f"{path} breaks off ({_one_line(error)}); copy the file again") from error
-    if got != values.nbytes:
-        raise InputError(f"{path} breaks off after {got} bytes of values; copy the file again")
-    return values.reshape(shape_xyz, order="F")
-
-
 def _reach_the_checksum(file: gzip.GzipFile, path: Path) -> None:
     """Reads a .gz to its end, where its CRC is compared; what follows the values must be little."""
     for _ in range(_MAX_OFFSET // 2**16):
@@ -193,16 +181,31 @@ def _reach_the_checksum(file: gzip.GzipFile, path: Path) -> None:
     raise InputError(f"{path} goes on for over {_MAX_OFFSET} bytes after its values; repack it")
 
 
+def fill(values_xyz: np.ndarray, header, path: Path, kind: type) -> None:
+    """Puts the file's values into `[i, j, k]`, a slab at a time, scaled in floats of `kind`."""
+    dtype = header.get_data_dtype()
+    offset = _check_bytes(header, values_xyz.size * dtype.itemsize, path)
+    slope, inter = header.get_slope_inter()
+    try:
+        with _open(path) as file, np.errstate(all="ignore"):  # whoever judges values names NaN
+            factor, summand = kind(1 if slope is None else slope), kind(inter or 0)
+            file.seek(offset)
+            for part, stored in stored_slabs(file, values_xyz.shape, dtype, path):
+                place = values_xyz[part]
+                np.multiply(stored, factor, out=place, casting="same_kind")
+                np.add(place, summand, out=place, casting="same_kind")
+            if isinstance(file, gzip.GzipFile):
+                _reach_the_checksum(file, path)
+    except _READ_FAULTS as error:
+        raise InputError(f"{path} breaks off ({_one_line(error)}); copy the file again") from error
+
+
 def read_nifti(path: Path) -> Volume:
     """The file's scaled values as float32, axes re-ordered and flipped to the closest LPS ones."""
-    header, shape, grid, turn = _place(path)
-    slope, inter = header.get_slope_inter()
-    stored = turned(_stored(header, shape, path), turn)
+    header, _, grid, turn = _place(path)
     values = np.empty(grid.shape_zyx, np.float32)
-    kind = np.float32 if stored.dtype.itemsize <= 2 else np.float64
-    with np.errstate(all="ignore"):  # NaN and infinity are named by whoever judges the values
-        np.multiply(stored, kind(1 if slope is None else slope), out=values, casting="same_kind")
-        np.add(values, kind(inter or 0), out=values, casting="same_kind")
+    kind = np.float32 if header.get_data_dtype().itemsize <= 2 else np.float64
+    fill(as_stored(values, turn), header, path, kind)
     return Volume(values, grid)
 
 

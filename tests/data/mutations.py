@@ -2,6 +2,7 @@
 
 import re
 import struct
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -60,6 +61,28 @@ def text(pattern: bytes, *choices: bytes) -> Mutation:
     return mutate
 
 
+def png_header(offset: int, code: str, *choices: tuple) -> Mutation:
+    """Overwrites a field of a PNG's header and mends its checksum, so that readers believe it."""
+    overwrite = field(16 + offset, code, *choices)
+
+    def mutate(data: bytes, rng: np.random.Generator) -> bytes:
+        out = overwrite(data, rng)
+        return out[:29] + struct.pack(">I", zlib.crc32(out[12:29])) + out[33:]
+
+    return mutate
+
+
+def png_chunk(*choices: tuple[bytes, bytes]) -> Mutation:
+    """Puts a chunk of a type and body, its checksum right, between header and pixels."""
+
+    def mutate(data: bytes, rng: np.random.Generator) -> bytes:
+        name, body = choices[rng.integers(len(choices))]
+        chunk = struct.pack(">I", len(body)) + name + body
+        return data[:33] + chunk + struct.pack(">I", zlib.crc32(name + body)) + data[33:]
+
+    return mutate
+
+
 NAN, INF = float("nan"), float("inf")
 NIFTI: list[Mutation] = [
     truncated,
@@ -110,6 +133,47 @@ DICOM: list[Mutation] = [
     ),
     text(rb"1\.2\.840\.10008\.1\.2\.1\0", b"1.2.840.10008.1.2.5\0", b"1.2.840.10008.1.2.2\0"),
     text(rb"1\.2\.840\.10008\.1\.2\.1\0", b"1.2.840.10008.1.2\0\0\0"),
+]
+FILM: list[Mutation] = [
+    *DICOM,
+    text(rb"CSDX|CS\x02\0DX", b"CS\x02\0CT", b"CS\x02\0\xff\xff", b"CS\x02\0MA"),
+    text(rb"2\.0\\1\.5", b"\\\\\\\\\\\\\\", b"1_0\\1_0", b"1e-9\\1 ", b"2,0\\1,5", b"MARKNAM"),
+    text(rb"L\\F ", b"R\\H ", b"\\\\\\\\", b"Q\\F ", b"L\\\0 ", b"MARK"),
+    text(rb"MONOCHROME2 ", b"MONOCHROME1 ", b"RGB         ", b"YBR_FULL    ", b"PALETTE COL\0"),
+    text(rb"\x28\0\x02\0US\x02\0..", b"\x28\0\x02\0US\x02\0\x03\0", b"\x28\0\x02\0US\x02\0\0\0"),
+    text(
+        rb"\x28\0\x01\x01US\x02\0..",
+        b"\x28\0\x01\x01US\x02\0\x0c\0",
+        b"\x28\0\x01\x01US\x02\0\0\xff",
+    ),
+    text(rb"1\.200", b"nan  ", b"9e999", b"-1.20", b"1_2.0", b"MARKN"),
+    text(rb"LIN ", b"LOG ", b"\0\0\0\0", b"DISP"),
+    text(
+        rb"1\.2\.840\.10008\.1\.2\.1\0", *(b"1.2.840.10008.1.2.4.%d" % n for n in (50, 70, 80, 90))
+    ),
+]
+PNG: list[Mutation] = [
+    truncated,
+    flipped(0, 40),
+    flipped(33, 60, 3),
+    flipped(40),
+    zeroed,
+    spliced,
+    noise,
+    png_header(0, ">2I", (2**31 - 1, 2**31 - 1), (7000, 8000), (0, 0), (2**32 - 1, 1), (50, 40)),
+    png_header(0, ">2I", (51, 40), (50, 41), (50, 39), (49, 40), (100, 20), (16, 16)),
+    png_header(8, ">B", (1,), (2,), (4,), (8,), (16,), (255,)),
+    png_header(9, ">B", (0,), (2,), (3,), (4,), (6,), (9,)),
+    png_header(10, ">3B", (0, 0, 1), (1, 0, 0), (0, 1, 0), (0, 0, 9)),
+    png_chunk((b"tRNS", b"\0\1"), (b"gAMA", bytes(4)), (b"PLTE", bytes(9)), (b"sBIT", b"\xff")),
+    png_chunk((b"pHYs", b"\xff" * 9), (b"IHDR", bytes(13)), (b"IEND", b""), (b"IDAT", b"x")),
+    png_chunk((b"zTXt", b"k\0\0" + zlib.compress(bytes(2**26))), (b"tEXt", b"MARKNAME\0MARK")),
+]
+NIFTI_FILM: list[Mutation] = [
+    *NIFTI,
+    field(40, "<8h", (2, 50, 40, 1, 1, 1, 1, 1), (3, 50, 40, 1, 1, 1, 1, 1), (2, 40, 50, *[1] * 5)),
+    field(40, "<8h", (2, 32767, 32767, *[1] * 5), (2, 7000, 8000, *[1] * 5), (1, 2000, *[1] * 6)),
+    field(76, "<4f", (1, NAN, 2, 2), (1, 0, 0, 0), (1, -2, -2, 2), (1, INF, 2, 2), (1, 1e30, 2, 2)),
 ]
 META: list[Mutation] = [
     truncated,

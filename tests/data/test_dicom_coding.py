@@ -40,9 +40,9 @@ def test_four_compressed_codings_decode_to_the_pixels_that_gdcm_gives(real_data,
 
     folder = real_data / "dicom" / "compressed_ct1"
     header = read_header(folder / f"CT1_{name}")
-    hu = hounsfield(frames_of(header)[0], stored_frames(header)[0])
-    first = read_header(folder / "CT1_RLE")
-    np.testing.assert_array_equal(stored_frames(header), stored_frames(first))
+    (words,), (first,) = stored_frames(header), stored_frames(read_header(folder / "CT1_RLE"))
+    hu = hounsfield(frames_of(header)[0], words)
+    np.testing.assert_array_equal(words, first)
     gdcm = sitk.ReadImage(str(folder / f"CT1_{name}"), imageIO="GDCMImageIO")
     values = sitk.GetArrayFromImage(gdcm)[0]
     padded = values == -2000 - 1024

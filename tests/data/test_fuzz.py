@@ -12,6 +12,7 @@ from tests.data.fuzzing import MARK, MOST_BYTES, MOST_SECONDS
 
 KINDS = ("nii", "nii.gz", "series", "enhanced", "compressed", "plain.mha", "packed.mha")
 KINDS += ("plain.nrrd", "packed.nrrd", "csv")
+KINDS += ("film.dcm", "film.coded.dcm", "film.png", "film.nii", "film.nii.gz")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def outcomes(tmp_path_factory) -> list[dict]:
 
 
 def test_three_hundred_damaged_files_and_more_were_tried(outcomes):
-    assert len(outcomes) > 400
+    assert len(outcomes) > 700
     for kind in KINDS:
         assert sum(one["name"].startswith(f"{kind}-") for one in outcomes) >= 40, kind
 

@@ -8,6 +8,7 @@ import pytest
 from edm3d.data.radiograph import read_radiograph
 from edm3d.errors import InputError
 from tests.data.films import ramp, write_dicom, write_picture
+from tests.data.mutations import png_chunk
 
 UP = slice(None, None, -1)  # a film's first row is the lowest one
 
@@ -163,8 +164,8 @@ def bad_files(folder):
         "absent.dcm": "does not exist",
         "folder.dcm": "is a folder",
         "text.dcm": "no DICOM, PNG or NIfTI",
-        "torn.dcm": "cannot be read",
-        "torn.nii.gz": "cannot be read",
+        "torn.dcm": "claims 4000 bytes of pixels and has 3",
+        "torn.nii.gz": "is not a readable NIfTI file",
         "colour.png": "3 components",
         "stack.nii.gz": "give one 2-D picture",
         "flat.dcm": "is 7 everywhere",
@@ -189,9 +190,49 @@ def test_a_nifti_film_whose_values_begin_nowhere_is_one_line(tmp_path, offset):
     data = bytearray(path.read_bytes())
     data[108:112] = np.float32(offset).tobytes()
     path.write_bytes(data)
-    with pytest.raises(InputError, match="cannot be read") as caught:
+    with pytest.raises(InputError, match=r"not a readable NIfTI|breaks off") as caught:
         read_radiograph(path, "pa")
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("scale", [(1, 0), (0.37, -11.3)])
+@pytest.mark.parametrize("kind", ["<i2", ">u2", "<i4", ">f4", "<f8"])
+def test_a_nifti_film_has_the_values_that_nibabel_scales(tmp_path, kind, scale):
+    header = nibabel.Nifti1Header(endianness=kind[0])
+    header.set_data_dtype(kind)
+    image = nibabel.Nifti1Image(ramp().T.astype(kind), np.eye(4), header)
+    image.header.set_slope_inter(*scale)
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    again = nibabel.nifti1.load(tmp_path / "a.nii.gz")
+    film = read_radiograph(tmp_path / "a.nii.gz", "pa")
+    expected = np.asarray(again.dataobj, np.float64).T[UP].astype(np.float32)
+    np.testing.assert_array_equal(film.values, expected)
+
+
+def test_a_nifti_film_of_no_pixel_size_is_not_taken_as_one_of_1_mm(tmp_path):
+    path = tmp_path / "a.nii"
+    nibabel.save(nibabel.Nifti1Image(ramp().T, np.eye(4)), path)
+    data = bytearray(path.read_bytes())
+    data[80:88] = bytes(8)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="is 0 x 0 mm"):
+        read_radiograph(path, "pa")
+
+
+def test_values_beyond_float32_are_refused(tmp_path):
+    path = tmp_path / "a.nii"
+    nibabel.save(nibabel.Nifti1Image(ramp().T * 1e300, np.eye(4)), path)
+    with pytest.raises(InputError, match="NaN or infinity"):
+        read_radiograph(path, "pa")
+
+
+def test_what_a_decoder_would_print_of_a_film_stays_unprinted(tmp_path, capfd):
+    data = write_picture(tmp_path / "a.png", ramp()).read_bytes()
+    odd = png_chunk((b"gAMA", bytes(4)))(data, np.random.default_rng(0))
+    (tmp_path / "a.png").write_bytes(odd)
+    film = read_radiograph(tmp_path / "a.png", "pa", pixel_mm=0.5)
+    np.testing.assert_array_equal(film.values, ramp()[UP])
+    assert capfd.readouterr() == ("", "")
 
 
 RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
@@ -207,7 +248,7 @@ def test_a_nifti_film_of_colours_or_complex_numbers_is_refused(tmp_path, dtype):
 
 
 def test_without_simpleitk_the_mend_is_named(tmp_path, monkeypatch):
-    path = write_dicom(tmp_path / "a.dcm", ramp())
+    path = write_picture(tmp_path / "a.png", ramp())
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
     with pytest.raises(InputError, match="pip install SimpleITK"):
         read_radiograph(path, "pa")
