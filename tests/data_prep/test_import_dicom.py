@@ -202,7 +202,7 @@ def test_a_tree_becomes_scans_of_neutral_subjects_and_a_list_of_refusals(tmp_pat
         assert scan["stage"] == scan["phase"] == scan["peep_cmh2o"] == ""
     found = {source["folder"]: scan for scan, source in zip(scans, sources, strict=True)}
     one, other, lone = (found[f"./{name}"] for name in good)
-    assert [s["position"] for s in (one, other, lone)] == ["supine", "prone", ""]
+    assert [s["position"] for s in (one, other, lone)] == ["supine", "prone", "right decubitus"]
     assert [s["scan"] for s in (one, other, lone)] == ["s01", "s02", "s01"]
     assert one["subject"] == other["subject"] != lone["subject"]
     assert {s["subject"] for s in scans} == {"pig001", "pig002"}
@@ -230,7 +230,11 @@ def test_the_filled_template_is_a_manifest(tmp_path):
     with open(tmp_path / "out/filled.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, REQUIRED)
         writer.writeheader()
-        writer.writerows({**row, "position": row["position"] or "supine"} for row in rows)
+        writer.writerows(rows)
+    with pytest.raises(InputError, match=r"row 4, column position is 'right decubitus'"):
+        read_manifest(tmp_path / "out/filled.csv")
+    text = (tmp_path / "out/filled.csv").read_text()
+    (tmp_path / "out/filled.csv").write_text(text.replace("right decubitus", "supine"))
     assert len(read_manifest(tmp_path / "out/filled.csv")) == 3
 
 
