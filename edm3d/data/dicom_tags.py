@@ -12,6 +12,8 @@ TAGS = {
     0x00089007: ("frame_type", TEXT),
     0x00089205: ("pixel_presentation", TEXT),
     0x00100020: ("patient_digest", DIGEST),
+    0x00100030: ("birth_digest", DIGEST),
+    0x00100040: ("sex_digest", DIGEST),
     0x00185100: ("patient_position", TEXT),
     0x00189329: ("ct_frame_types", SEQUENCE),
     0x0020000D: ("study_digest", DIGEST),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.import_dicom import import_tree, write_tables
+from data_prep.import_dicom import import_tree
 from edm3d.data.cases import read_cases
 from edm3d.data.dicom_header import read_header
 from edm3d.data.manifest import REQUIRED, read_manifest
@@ -148,6 +148,21 @@ def test_nothing_of_a_person_is_in_outputs_logs_or_the_error_of_two_series(tmp_p
     assert_no_secret(str(caught.value).encode())
 
 
+def test_nothing_of_a_person_is_in_what_an_unfinished_import_keeps(tmp_path, monkeypatch):
+    write_with_markers(tmp_path / "tree" / "a")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("data_prep.import_dicom.hand_over", full)
+    with pytest.raises(OSError):
+        import_tree(tmp_path / "tree", tmp_path / "out")
+    kept = [path for path in (tmp_path / ".out.part").rglob("*") if path.is_file()]
+    assert {path.name for path in kept} == {"lock", "note.json", "volume.nii.gz"}
+    names = "".join(str(path.relative_to(tmp_path)) for path in kept)
+    assert_no_secret(contents(tmp_path / ".out.part") + names.encode())
+
+
 def test_nothing_of_a_person_is_in_records_made_from_dicom(tmp_path):
     write_with_markers(tmp_path / "a")
     write_with_markers(tmp_path / "b", 1, **{"0020|000e": "1.2.826.0.1.771177.4"})
@@ -223,8 +238,7 @@ def test_refusals_say_why_and_no_cell_is_a_formula(tmp_path):
 
 def test_the_filled_template_is_a_manifest(tmp_path):
     make_tree(tmp_path / "tree")
-    (tmp_path / "out").mkdir()
-    write_tables(import_tree(tmp_path / "tree", tmp_path / "out"), tmp_path / "out")
+    import_tree(tmp_path / "tree", tmp_path / "out")
     filled = dict(stage="early", phase="expiration", peep_cmh2o="5", tidal_volume_ml_kg="8")
     rows = [{**row, **filled} for row in rows_of(tmp_path / "out/scans.csv")]
     with open(tmp_path / "out/filled.csv", "w", newline="") as file:
