@@ -67,13 +67,17 @@ def hidden(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    return write_tree(tmp_path_factory.mktemp("dicom") / "tree", 6)
+    root = write_tree(tmp_path_factory.mktemp("dicom") / "tree", 6)
+    for name in ("03-damaged", "07-damaged"):
+        (root / name).mkdir()
+        (root / name / "file").write_bytes(b"")
+    return root
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tree):
     outcome = import_tree(tree, tree.parent / "undisturbed")
-    assert (len(outcome.imported), len(outcome.refused)) == (6, 1)
+    assert (len(outcome.imported), len(outcome.refused)) == (6, 3)
     return contents(tree.parent / "undisturbed")
 
 
@@ -91,8 +95,11 @@ def written(monkeypatch):
     return names
 
 
-@pytest.mark.parametrize("workers", [2, 3])
-def test_any_number_of_workers_gives_the_same_bytes(tree, undisturbed, tmp_path, workers):
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_any_number_of_workers_gives_the_same_bytes(
+    tree, undisturbed, tmp_path, workers, monkeypatch
+):
+    monkeypatch.setattr("data_prep.dicom_import.tree._FILES_AT_ONCE", 5)  # in the midst of a series
     import_tree(tree, tmp_path / "out", workers=workers)
     assert contents(tmp_path / "out") == undisturbed and not hidden(tmp_path)
 
