@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -232,34 +233,42 @@ def finished(out: Path) -> set[str]:
     return {path.name for path in (part(out) / convert.SERIES).glob("*")}
 
 
-def wait_until_killed(process: subprocess.Popen, out: Path, series: int, more_s: float) -> None:
-    """Kills the process group once so many series are finished, and some time more is over."""
+def is_killed(process: subprocess.Popen, out: Path, series: int, more_s: float) -> bool:
+    """Kills the process group once so many series are finished, and some time more is over.
+
+    False where the import was complete before.
+    """
     while len(finished(out)) < series and process.poll() is None:
         time.sleep(0.005)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(more_s)
-    if process.poll() is None:
+    running = process.poll() is None
+    if running:
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
+    return running
 
 
 def survives(folder: Path, kills: int) -> list[int]:
     """Asserts that an import with kills gives an undisturbed one's bytes; the series finished at
-    each kill."""
+    each kill. An import that is complete before it is killed is begun anew."""
     tree = write_tree(folder / "tree", SERIES_KILLED, (30, 64, 64))
-    out, rng, counts = folder / "out", random.Random(1), [0]
-    for _ in range(kills):
+    import_tree(tree, folder / "undisturbed", workers=2)
+    out, rng, counts = folder / "out", random.Random(1), []
+    while len(counts) < kills:
         more = rng.randrange(2 * SERIES_KILLED // kills)  # with none, while it starts
-        series = min(counts[-1] + more, SERIES_KILLED - 1)
-        wait_until_killed(start(tree, out), out, series, rng.uniform(0, 0.05 if more else 1.5))
-        counts.append(len(finished(out)))
+        series = min(len(finished(out)) + more, SERIES_KILLED - 1)
+        if is_killed(start(tree, out), out, series, rng.uniform(0, 0.05 if more else 1.5)):
+            counts.append(len(finished(out)))
+        if out.exists():
+            assert contents(out) == contents(folder / "undisturbed")
+            shutil.rmtree(out)
     last = start(tree, out)
     _, told = last.communicate(timeout=120)
-    assert last.returncode == 0 or out.exists(), told
-    import_tree(tree, folder / "undisturbed", workers=2)
+    assert last.returncode == 0, told
     assert contents(out) == contents(folder / "undisturbed")
     assert not hidden(folder)
-    return counts[1:]
+    return counts
 
 
 def test_an_import_is_the_same_bytes_after_random_kills(tmp_path):
