@@ -1,7 +1,6 @@
 """The output folder of a cohort: whole or absent, resumed, never mixed with another cohort."""
 
 import csv
-import fcntl
 import json
 import os
 import shutil
@@ -9,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from data_prep import whole_folder
 from data_prep.virtual_pig.progress import Progress
 from edm3d.errors import InputError
 
@@ -74,7 +74,7 @@ def grown(out: Path, settings: dict, needed_bytes: float) -> Iterator[Progress]:
     except OSError as error:
         raise InputError(f"--out is {out}, which cannot be made ({error.strerror})") from error
     with lock:
-        _lock(lock, progress.folder)
+        whole_folder.lock(lock, progress.folder)
         _check_replaceable(out, progress.folder / "empty")
         _check_resumable(progress, settings)
         _begin(progress, settings)
@@ -87,14 +87,6 @@ def unfinished_folder(out: Path) -> Path:
     """Where the cohort of `out` grows; on the same disk, so that it can be moved at once."""
     out = out.resolve()
     return out.parent / f".{out.name}.unfinished"
-
-
-def _lock(lock, folder: Path) -> None:
-    """The lock is the process's: it goes with it, however that ends."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InputError(f"{folder} is being made by another process; wait for it") from error
 
 
 def _check_replaceable(out: Path, aside: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from data_prep.dataset_check.measure import Measurement, Seen
-from edm3d.data.manifest import Scan
+from edm3d.data.manifest import POSITIONS, Scan
 
 FATAL, WARNING = "fatal", "warning"
 
@@ -146,7 +146,14 @@ def position_seen(m: Measurement) -> tuple[str, float]:
 
 
 def _position(m: Measurement, scan: Scan) -> Found:
-    if m.header_position not in (scan.position, ""):
+    if m.header_position not in (*POSITIONS, ""):
+        yield (
+            FATAL,
+            "position",
+            f"the header says {m.header_position} (lying on a side), the manifest {scan.position}; "
+            f"only {' and '.join(POSITIONS)} scans are used: leave it out",
+        )
+    elif m.header_position not in (scan.position, ""):
         yield (
             FATAL,
             "position",
@@ -163,6 +170,8 @@ def _position(m: Measurement, scan: Scan) -> Found:
 
 
 def _mask(m: Measurement, scan: Scan) -> Found:
+    if m.mask_fault:
+        yield FATAL, "mask", m.mask_fault
     if m.mask_dice is not None and m.mask_dice < MASK_DICE:
         yield (
             WARNING,

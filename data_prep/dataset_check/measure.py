@@ -20,8 +20,9 @@ from data_prep.dataset_check.coarse import (
 )
 from data_prep.dataset_check.pictures import strip
 from edm3d.data import dicom
+from edm3d.data.lung_masks import read_lung_mask
 from edm3d.data.manifest import Scan
-from edm3d.data.volumes import AIR_HU, Grid, Volume, read_ct, read_mask, same_grid
+from edm3d.data.volumes import AIR_HU, Grid, Volume, read_ct
 from edm3d.errors import InputError
 from edm3d.segmentation import LEFT, RIGHT, classical_lungs
 
@@ -52,10 +53,11 @@ class Measurement:
     bottom_cm2: float  # lung in the lowest and the highest slice
     top_cm2: float
     side_cm2: dict[str, float]  # lung that a side of the image cuts
-    header_position: str  # 'supine' or 'prone' as DICOM tells; empty where nothing does
+    header_position: str  # posture as DICOM tells, a decubitus too; empty where nothing does
     couch_side: float  # 1 posterior (supine) to -1 anterior (prone); 0 none seen
     spine_side: float  # above 0 posterior, as it must be; NaN unknown
     mask_dice: float | None  # given mask against the classical one
+    mask_fault: str  # why the given mask cannot be this scan's; empty where it can
     values_sha256: str
 
     @property
@@ -112,6 +114,7 @@ def _opened(scan: Scan) -> _Opened:
 def _measured(scan: Scan, opened: _Opened, labels: np.ndarray) -> Measurement:
     hu, spacing = opened.hu, opened.spacing
     body, lungs = trunk(hu, spacing), hu[labels > 0]
+    mask_dice, mask_fault = _mask_against(scan, opened.grid, labels)
     voxel_ml, slice_cm2 = np.prod(spacing) / 1000, spacing[1] * spacing[2] / 100
     return Measurement(
         shape_zyx=opened.grid.shape_zyx,
@@ -134,7 +137,8 @@ def _measured(scan: Scan, opened: _Opened, labels: np.ndarray) -> Measurement:
         header_position=_header_position(scan),
         couch_side=couch_side(hu, body, spacing),
         spine_side=spine_side(hu, body),
-        mask_dice=_mask_dice(scan, opened.grid, labels),
+        mask_dice=mask_dice,
+        mask_fault=mask_fault,
         values_sha256=opened.values_sha256,
     )
 
@@ -150,12 +154,10 @@ def _smaller_side(lungs: np.ndarray, body: np.ndarray) -> float | None:
 
 
 def _header_position(scan: Scan) -> str:
-    """The patient position (0018,5100) as the manifest words it; NIfTI and others have none."""
+    """The posture that DICOM tells, see `dicom.posture`; NIfTI and others tell none."""
     if not (scan.ct.is_dir() or dicom.is_dicom_file(scan.ct)):
         return ""
-    values = dicom.pick_series(scan.ct, scan.series).headers[0].values
-    posture = "".join(values.get("patient_position") or [])  # HFS, FFP, ...
-    return {"S": "supine", "P": "prone"}.get(posture[-1:], "")
+    return dicom.read_posture(scan.ct, scan.series) or ""
 
 
 def _oblique_deg(grid: Grid) -> float:
@@ -188,17 +190,15 @@ def _tissue_hu(body_hu: np.ndarray) -> float | None:
     return float(edges[np.argmax(smooth)] + TISSUE_BIN_HU / 2)
 
 
-def _mask_dice(scan: Scan, grid: Grid, labels: np.ndarray) -> float | None:
-    """Dice of the given and the classical mask; raises `InputError` for a mask of another grid."""
+def _mask_against(scan: Scan, grid: Grid, labels: np.ndarray) -> tuple[float | None, str]:
+    """Dice of the given and the classical mask, and what stands against the given one."""
     if scan.lung_mask is None:
-        return None
-    mask = read_mask(scan.lung_mask)
-    if not same_grid(mask.grid, grid, tolerance_mm=0.1):
-        raise InputError(
-            f"lung mask {scan.lung_mask} lies on another grid than its CT {scan.ct}; give the mask "
-            "of this scan"
-        )
+        return None, ""
+    try:
+        mask = read_lung_mask(scan.lung_mask, scan.ct, grid)
+    except InputError as error:
+        return None, str(error)
     inside = Volume((mask.values > 0).view(np.uint8), mask.grid)
     given, found = coarse_volume(inside)[0] >= 0.5, labels > 0
     total = np.count_nonzero(given) + np.count_nonzero(found)
-    return 2 * np.count_nonzero(given & found) / total if total else None
+    return (2 * np.count_nonzero(given & found) / total if total else None), ""

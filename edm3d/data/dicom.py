@@ -39,7 +39,9 @@ MOST_FILES = 20_000
 _COMPANIONS = {".txt", ".csv", ".tsv", ".json", ".md", ".xml", ".html", ".pdf", ".log", ".ini"}
 _COMPANIONS |= {".jpg", ".jpeg", ".png", ".gif", ".db", ".nii", ".gz", ".zip", ".exe", ".inf"}
 _SHOWN = 6
-_POSTURES = {"HFS": "supine", "FFS": "supine", "HFP": "prone", "FFP": "prone"}
+# Of (0018,5100) what follows the two letters of the end or side that enters first: HFS, FFDR, AFP.
+_POSTURES = {"S": "supine", "P": "prone", "DR": "right decubitus", "DL": "left decubitus"}
+_FIRST_IN = ("HF", "FF", "LF", "RF", "AF", "PF")
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,8 +162,12 @@ def volume_of(series: Series, name: str) -> Volume:
 
 
 def posture(header: Header) -> str | None:
-    """`supine` or `prone` as the header tells; None for other positions and where it is silent."""
-    return _POSTURES.get("".join(header.values.get("patient_position") or []))
+    """`supine`, `prone`, `left decubitus` or `right decubitus`; None where the header is silent.
+
+    Source: DICOM PS3.3, C.7.3.1.1.2 (patient position).
+    """
+    code = "".join(header.values.get("patient_position") or [])
+    return _POSTURES.get(code[2:]) if code[:2] in _FIRST_IN else None
 
 
 def read_posture(path: Path, asked: str | None = None) -> str | None:

@@ -12,6 +12,8 @@ TAGS = {
     0x00089007: ("frame_type", TEXT),
     0x00089205: ("pixel_presentation", TEXT),
     0x00100020: ("patient_digest", DIGEST),
+    0x00100030: ("birth_digest", DIGEST),
+    0x00100040: ("sex_digest", DIGEST),
     0x00181110: ("source_to_detector", TEXT),
     0x00181111: ("source_to_patient", TEXT),
     0x00181114: ("magnification", TEXT),

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from edm3d.data.cases import ScalarRanges
+from edm3d.data.lung_masks import check_mask_grid
 from edm3d.data.manifest import Scan
 from edm3d.data.radiograph import read_radiograph
 from edm3d.data.shards import RecordSettings
@@ -51,16 +52,24 @@ def scan_faults(scan: Scan, ranges: ScalarRanges) -> Iterator[str]:
                 yield f"row {scan.row}: {error}"
 
 
+def _check_grids(scan: Scan) -> None:
+    """Raises `InputError` for a CT or mask without a sound grid, or with two different ones.
+
+    From headers alone; labels are looked at when the mask is read.
+    """
+    grid = read_grid(scan.ct, series=scan.series)
+    if scan.lung_mask is not None:
+        check_mask_grid(scan.lung_mask, read_grid(scan.lung_mask), scan.ct, grid)
+
+
 def check_scans(scans: Sequence[Scan], ranges: ScalarRanges) -> None:
     """Raises one `InputError` for all scans with bad settings, X-rays or headers."""
     faults = []
     for scan in scans:
         faults += scan_faults(scan, ranges)
-        for path, series in ((scan.ct, scan.series), (scan.lung_mask, None)):
-            try:
-                if path:
-                    read_grid(path, series=series)
-            except InputError as error:
-                faults.append(f"row {scan.row}: {error}")
+        try:
+            _check_grids(scan)
+        except InputError as error:
+            faults.append(f"row {scan.row}: {error}")
     if faults:
         raise InputError("\n".join(faults))

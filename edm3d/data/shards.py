@@ -20,6 +20,7 @@ import numpy as np
 
 from edm3d.data.cases import UNIT_HU, Case, ScalarRanges, encode_case
 from edm3d.data.grid import Corner, block_corners, crop
+from edm3d.data.lung_masks import labels_on, read_lung_mask
 from edm3d.data.manifest import Pair, Scan, split_of_pair
 from edm3d.data.projection import xrays
 from edm3d.data.target_xray import target_xray
@@ -30,7 +31,6 @@ from edm3d.data.volumes import (
     coverage,
     read_ct,
     read_grid,
-    read_mask,
     resample,
     same_grid,
     working_grid,
@@ -119,33 +119,15 @@ class OnGrid:
     covered: float
 
 
-def _labels_on(scan: Scan, grid: Grid, antialias: bool) -> np.ndarray | None:
-    """The scan's lung labels on a grid: where a label fills half of the (interpolated) voxel.
-
-    The nearest voxel would do for finer grids only: from 5 to 10 mm every centre lies half way
-    between two voxels, the nearest is always the same one of them, and the lung moves by 2.5 mm.
-    """
-    if scan.lung_mask is None:
-        return None
-    mask = read_mask(scan.lung_mask)
-    if mask.values.max() > 2:
-        raise InputError(
-            f"lung mask {scan.lung_mask} holds label {mask.values.max()}; use 1 right and 2 left"
-        )
-    labels = np.zeros(grid.shape_zyx, np.uint8)
-    for label in (1, 2):
-        inside = Volume((mask.values == label).view(np.uint8), mask.grid)
-        share = resample(inside, grid, fill=0.0, antialias=antialias, dtype=np.float32)
-        labels[share >= 0.5] = label
-    return labels
-
-
 def _to_grid(scan: Scan, ct: Volume, grid: Grid, settings: RecordSettings) -> OnGrid:
     hu = np.rint(resample(ct, grid, antialias=settings.antialias)).astype(np.int16)
-    covered = coverage(ct.grid, grid)
+    covered, ct_grid = coverage(ct.grid, grid), ct.grid
     del ct  # the largest array: gone before a mask as large is read
     pa, lat = xrays(hu, settings.geometry, spacing_mm=settings.spacing_mm)
-    labels = _labels_on(scan, grid, settings.antialias)
+    labels = None
+    if scan.lung_mask is not None:
+        mask = read_lung_mask(scan.lung_mask, scan.ct, ct_grid)
+        labels = labels_on(mask, grid, antialias=settings.antialias)
     return OnGrid(hu, pa, lat, labels, covered)
 
 
@@ -168,10 +150,8 @@ def _priors_by_grid(scans: Sequence[Scan], spacing_mm: float) -> list[tuple[Grid
     return found
 
 
-def whole_case(
-    pair: Pair, prior: OnGrid, target: OnGrid, grid: Grid, settings: RecordSettings
-) -> Case:
-    """The case of a pair whose scans lie on `grid`, the prior's working grid."""
+def _check_overlap(pair: Pair, prior: OnGrid, target: OnGrid, spacing_mm: float) -> None:
+    """Raises `InputError` where the target, or the lung of either, is not on the prior's grid."""
     first, second = pair
     if target.covered == 0:
         raise InputError(
@@ -183,6 +163,20 @@ def whole_case(
             f"{second.ct} covers {target.covered:.0%} of {first.ct} in scanner coordinates; pair "
             f"only scans that share {LEAST_COVERAGE:.0%} of the prior or more"
         )
+    for scan, placed in ((first, prior), (second, target)):
+        if placed.lung_mask is not None and not placed.lung_mask.any():
+            raise InputError(
+                f"lung mask {scan.lung_mask} leaves no voxel of {spacing_mm:g} mm on the grid of "
+                f"{first.ct}; give a mask of the whole lungs"
+            )
+
+
+def whole_case(
+    pair: Pair, prior: OnGrid, target: OnGrid, grid: Grid, settings: RecordSettings
+) -> Case:
+    """The case of a pair whose scans lie on `grid`, the prior's working grid."""
+    first, second = pair
+    _check_overlap(pair, prior, target, settings.spacing_mm)
     case_id = f"{first.subject}__{first.scan}__{second.scan}"
     seen = functools.partial(
         target_xray,

@@ -228,8 +228,12 @@ def test_two_real_phases_in_one_folder_are_listed(tmp_path, real_data):
     assert lungs[0] != lungs[1]
 
 
-def test_the_header_tells_supine_from_prone(tmp_path):
-    for code, lies in (("HFS", "supine"), ("FFP", "prone"), ("HFDL", None), ("", None)):
+def test_the_header_tells_how_the_subject_lies(tmp_path):
+    for code, lies in (
+        *(("HFS", "supine"), ("FFP", "prone"), ("AFP", "prone")),
+        *(("HFDL", "left decubitus"), ("FFDR", "right decubitus")),
+        *(("", None), ("S", None), ("XXS", None), ("HFD", None)),
+    ):
         write_series(tmp_path / "s", change=lambda _, f, c=code: f | {0x00185100: ("CS", c)})
         assert read_posture(tmp_path / "s") == lies
 

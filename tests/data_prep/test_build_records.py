@@ -10,15 +10,24 @@ import pytest
 
 from edm3d.data import shards
 from edm3d.data.cases import read_cases, read_dataset_info
-from edm3d.data.manifest import read_manifest
+from edm3d.data.manifest import Scan, read_manifest
 from edm3d.data.projection import line_integrals
 from edm3d.data.records import cases_of_manifest, check_settings, write_records
-from edm3d.data.volumes import Volume, read_ct, resample, working_grid, write_nifti
+from edm3d.data.volumes import (
+    Grid,
+    Volume,
+    read_ct,
+    read_grid,
+    resample,
+    working_grid,
+    write_nifti,
+)
 from edm3d.errors import InputError
 from tests.data.phantoms import (
     RANGES,
     axial_grid,
     chest,
+    lung_mask,
     settings,
     write_cohort,
     write_manifest,
@@ -236,8 +245,8 @@ def test_existing_records_are_kept_or_replaced_whole(tmp_path):
 
 def test_faults_found_while_reading_leave_nothing_behind_where_nothing_is_finished(tmp_path):
     scans = read_manifest(write_cohort(tmp_path, {"p": "train", "q": "train"}))
-    grid = axial_grid((20, 26, 30))
     for scan in (scans[1], scans[4]):
+        grid = read_grid(scan.ct)
         write_nifti(scan.ct, np.full(grid.shape_zyx, np.nan, np.float32), grid)
     for workers in (1, 2):
         with pytest.raises(InputError, match="NaN"):
@@ -331,10 +340,17 @@ def test_antialias_changes_the_records_as_told(tmp_path):
     assert np.abs(built[True].prior_hu - built[False].prior_hu).max() > 20
 
 
+def move(scan: Scan, grid: Grid) -> None:
+    """Writes another chest and its mask on `grid` for the scan."""
+    assert scan.lung_mask is not None
+    write_nifti(scan.ct, chest(grid.shape_zyx), grid)
+    write_nifti(scan.lung_mask, lung_mask(grid.shape_zyx), grid)
+
+
 def test_a_target_that_covers_part_of_its_prior_is_stated_and_half_of_it_refused(tmp_path):
     scans = read_manifest(write_cohort(tmp_path, {"p": "train", "q": "test"}))
     shape, grid = (20, 26, 30), axial_grid((20, 26, 30), origin=(0.0, -7.0, 120.0))
-    write_nifti(scans[1].ct, chest(shape), grid)  # 4 mm voxels, 20 mm higher: 15 of 20 slices
+    move(scans[1], grid)  # 4 mm voxels, 20 mm higher: 15 of 20 slices
     info, _ = write_records(scans, tmp_path / "out", settings(), seed=0)
     assert info.least_coverage == read_dataset_info(tmp_path / "out").least_coverage
     assert info.least_coverage["train"] == pytest.approx(0.75, abs=0.05)
@@ -342,14 +358,14 @@ def test_a_target_that_covers_part_of_its_prior_is_stated_and_half_of_it_refused
     assert info.largest_volume_zyx["train"] == [16, 21, 24]
     assert info.largest_volume_zyx["val"] == [0, 0, 0]
     higher = axial_grid(shape, origin=(0.0, -7.0, 148.0))
-    write_nifti(scans[1].ct, chest(shape), higher)  # 8 of 20 slices
+    move(scans[1], higher)  # 8 of 20 slices
     with pytest.raises(InputError, match=r"covers 38% of .* share 50% of the prior"):
         write_records(scans, tmp_path / "more", settings(), seed=0)
 
 
 def test_scans_of_different_frames_are_not_paired(tmp_path):
     scans = read_manifest(write_cohort(tmp_path, {"p": "train"}))
-    write_nifti(scans[1].ct, chest((20, 26, 30)), axial_grid((20, 26, 30), origin=(9e3, 0, 0)))
+    move(scans[1], axial_grid((20, 26, 30), origin=(9e3, 0, 0)))
     with pytest.raises(InputError, match="does not overlap"):
         write_records(scans, tmp_path / "out", settings(), seed=0)
 

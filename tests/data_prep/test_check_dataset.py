@@ -16,6 +16,7 @@ from data_prep.dataset_check.judge import FATAL, WARNING, findings_of
 from data_prep.dataset_check.measure import see
 from edm3d.data.manifest import Scan, Ventilation, read_rows
 from edm3d.data.volumes import Grid, Volume
+from tests.data.dicom_phantoms import write_series
 from tests.data.phantoms import axial_grid, chest, lung_mask, write_nifti
 from tests.data_prep.chests import GRID, SHAPE, SPACING_MM, body_hu, rows_of, write_scans
 from tests.data_prep.test_build_records import CONFIG, REPOSITORY, peak_bytes
@@ -193,16 +194,38 @@ def test_a_copied_image_is_fatal(tmp_path):
     assert ("copy", (2, 3)) in kinds(findings, FATAL)
 
 
-def test_a_mask_of_another_scan_or_grid_is_told(tmp_path):
+def test_a_mask_far_from_the_lungs_is_told(tmp_path):
     rows = rows_of("p", "train")
     far = np.zeros(SHAPE, np.uint8)
     far[:10, :20, :20] = 1
     write_nifti(tmp_path / "far.nii.gz", far, GRID)
-    write_nifti(tmp_path / "other.nii.gz", far, axial_grid(SHAPE, 4.0, (8.0, 0, 0)))
-    rows[0]["lung_mask"], rows[1]["lung_mask"] = "far.nii.gz", "other.nii.gz"
+    rows[0]["lung_mask"] = "far.nii.gz"
     _, findings = check(write_scans(tmp_path, rows, {}))
+    assert kinds(findings) - {("split", ())} == {("mask", (2,))}
     assert ("mask", (2,)) in kinds(findings, WARNING)
-    assert any(f.rows == (3,) and "another grid" in f.message for f in findings)
+
+
+MASKS = {  # labels and grid that the records refuse as well
+    "another grid": (np.ones(SHAPE, np.uint8), axial_grid(SHAPE, 4.0, (8.0, 0, 0))),
+    "0 everywhere": (np.zeros(SHAPE, np.uint8), GRID),
+    "labels 0, 2, 3, 5": (np.full(SHAPE, 5, np.uint8), GRID),
+}
+
+
+@pytest.mark.parametrize("fault", MASKS)
+def test_a_mask_that_no_records_are_made_of_is_fatal_and_its_scan_is_seen_all_the_same(
+    tmp_path, fault
+):
+    rows = rows_of("p", "train")
+    values, grid = MASKS[fault]
+    if "5" in fault:
+        values.flat[:3] = 0, 2, 3
+    write_nifti(tmp_path / "mask.nii.gz", values, grid)
+    rows[0]["lung_mask"] = "mask.nii.gz"
+    seen, findings = check(write_scans(tmp_path, rows, {}))
+    (told,) = [f for f in findings if f.rows == (2,)]
+    assert (told.level, told.kind) == (FATAL, "mask") and fault in told.message
+    assert seen[0].picture and json.loads(as_json(seen, findings, []))["fatal"] == 1
 
 
 def test_all_faults_of_table_scans_and_sessions_come_in_one_run(tmp_path):
@@ -251,6 +274,18 @@ def test_the_header_of_dicom_is_held_against_the_manifest(real_data):
     prone = see(replace(scan, position="prone"))
     assert kinds(findings_of(prone), FATAL) == {("position", (2,))}
     assert ("position", (2,)) in kinds(findings_of(prone), WARNING)  # the couch says so too
+
+
+@pytest.mark.parametrize(("code", "side"), [("HFDR", "right"), ("FFDL", "left")])
+def test_a_subject_on_its_side_is_fatal_whatever_the_manifest_says(tmp_path, code, side):
+    write_series(tmp_path / "s", change=lambda _, f: f | {0x00185100: ("CS", code)})
+    for position in ("supine", "prone"):
+        scan = Scan(
+            2, "p", "a", "early", position, Ventilation(5, 8, "inspiration"), tmp_path / "s"
+        )
+        (told,) = [f for f in findings_of(see(scan)) if f.kind == "position"]
+        assert told.level == FATAL and f"the header says {side} decubitus" in told.message
+        assert "leave it out" in told.message
 
 
 def test_real_chests_are_read_without_fatal_findings(real_data):

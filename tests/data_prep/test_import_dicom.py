@@ -1,9 +1,7 @@
 """The import of a DICOM tree, and that nothing of a person comes out of it or of the reader."""
 
 import csv
-import gzip
 import json
-import locale
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.import_dicom import import_tree, write_tables
+from data_prep.import_dicom import import_tree
 from edm3d.data.cases import read_cases
 from edm3d.data.dicom_header import read_header
 from edm3d.data.manifest import REQUIRED, read_manifest
@@ -19,80 +17,15 @@ from edm3d.data.records import write_records
 from edm3d.data.volumes import read_ct
 from edm3d.errors import InputError
 from tests.configurations import ROOT
-from tests.data.dicom_phantoms import SERIES_UID, SHAPE, SPACING_ZYX, write_series
+from tests.data.dicom_phantoms import SERIES_UID, SHAPE, write_series
+from tests.data.identified import MARKERS, assert_no_secret, contents, write_with_markers
 from tests.data.phantoms import chest, settings, write_manifest
-
-MARKERS = {  # every field that tells who, where, when; values that nothing else writes
-    "0008|0020": "19770317",
-    "0008|0021": "19770318",
-    "0008|0022": "19770319",
-    "0008|0023": "19770320",
-    "0008|0030": "040506.771177",
-    "0008|0050": "MARKACCESSION",
-    "0008|0080": "MARKHOSPITAL",
-    "0008|0081": "MARKADDRESS",
-    "0008|0090": "MARKREFERRER",
-    "0008|1010": "MARKSTATION",
-    "0008|1030": "MARKSTUDY",
-    "0008|103e": "MARKSERIES",
-    "0008|1070": "MARKOPERATOR",
-    "0010|0010": "MARKNAME^JOHN",
-    "0010|0020": "MARKID77",
-    "0010|0030": "19550505",
-    "0010|1000": "MARKOTHERID",
-    "0010|1040": "MARKSTREET",
-    "0010|4000": "MARKCOMMENT",
-    "0018|1000": "MARKSERIAL",
-    "0018|1030": "MARKPROTOCOL",
-    "0020|000d": "1.2.826.0.1.771177.1",
-    "0020|000e": "1.2.826.0.1.771177.2",
-    "0020|0010": "MARKSTUDYID",
-    "0020|0052": "1.2.826.0.1.771177.3",
-    "0020|4000": "MARKIMAGE",
-}
-SECRETS = [b"MARK", b"771177", b"1977031", b"19770320", b"19550505"]
-
-
-def write_with_markers(folder: Path, seed: int = 0, **more: str) -> np.ndarray:
-    """A CT series with every identifying field set, written by SimpleITK; returns its HU."""
-    import SimpleITK as sitk
-
-    folder.mkdir(parents=True)
-    hu, spoken = chest(SHAPE, seed=seed), locale.setlocale(locale.LC_ALL)
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    for z, plane in enumerate(hu):
-        image = sitk.GetImageFromArray(plane[None])
-        image.SetSpacing(SPACING_ZYX[::-1])
-        place = {"0020|0032": f"0\\0\\{3 * z}", "0020|0037": "1\\0\\0\\0\\1\\0"}
-        kind = {"0008|0060": "CT", "0008|0008": "ORIGINAL\\PRIMARY\\AXIAL", "0018|5100": "HFP"}
-        scale = {"0028|1052": "-1024", "0028|1053": "1", "0008|0018": f"1.2.826.0.1.771177.9.{z}"}
-        for key, value in (MARKERS | place | kind | scale | more).items():
-            image.SetMetaData(key, value)
-        writer.SetFileName(str(folder / f"{z}.dcm"))
-        writer.Execute(image)
-    locale.setlocale(locale.LC_ALL, spoken)  # ITK's writer leaves "C", in which files are ASCII
-    return hu
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess:
     script = ROOT / "data_prep" / "import_dicom.py"
     command = [sys.executable, str(script), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)
-
-
-def contents(folder: Path) -> bytes:
-    """All bytes of a folder's files, unpacked, and their names."""
-    data = b""
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        raw = path.read_bytes()
-        data += path.name.encode() + (gzip.decompress(raw) if path.suffix == ".gz" else raw) + raw
-    return data
-
-
-def assert_no_secret(data: bytes) -> None:
-    for secret in SECRETS:
-        assert secret not in data, secret
 
 
 def test_the_marked_series_holds_its_markers(tmp_path):
@@ -107,7 +40,8 @@ def test_nothing_of_a_person_is_in_what_the_reader_keeps(tmp_path):
     volume = read_ct(tmp_path / "s")
     np.testing.assert_array_equal(volume.values, hu)
     assert_no_secret(repr(volume).encode())
-    assert_no_secret(repr(read_header(tmp_path / "s" / "0.dcm")).encode())
+    kept = repr(read_header(tmp_path / "s" / "0.dcm")).encode()
+    assert_no_secret(kept, digests=False)  # by which equal is told from different
 
 
 @pytest.mark.parametrize(
@@ -146,6 +80,21 @@ def test_nothing_of_a_person_is_in_outputs_logs_or_the_error_of_two_series(tmp_p
     with pytest.raises(InputError, match="holds 2 series") as caught:
         read_ct(tmp_path / "tree" / "a")
     assert_no_secret(str(caught.value).encode())
+
+
+def test_nothing_of_a_person_is_in_what_an_unfinished_import_keeps(tmp_path, monkeypatch):
+    write_with_markers(tmp_path / "tree" / "a")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("data_prep.import_dicom.hand_over", full)
+    with pytest.raises(OSError):
+        import_tree(tmp_path / "tree", tmp_path / "out")
+    kept = [path for path in (tmp_path / ".out.part").rglob("*") if path.is_file()]
+    assert {path.name for path in kept} == {"lock", "note.json", "volume.nii.gz"}
+    names = "".join(str(path.relative_to(tmp_path)) for path in kept)
+    assert_no_secret(contents(tmp_path / ".out.part") + names.encode())
 
 
 def test_nothing_of_a_person_is_in_records_made_from_dicom(tmp_path):
@@ -202,7 +151,7 @@ def test_a_tree_becomes_scans_of_neutral_subjects_and_a_list_of_refusals(tmp_pat
         assert scan["stage"] == scan["phase"] == scan["peep_cmh2o"] == ""
     found = {source["folder"]: scan for scan, source in zip(scans, sources, strict=True)}
     one, other, lone = (found[f"./{name}"] for name in good)
-    assert [s["position"] for s in (one, other, lone)] == ["supine", "prone", ""]
+    assert [s["position"] for s in (one, other, lone)] == ["supine", "prone", "right decubitus"]
     assert [s["scan"] for s in (one, other, lone)] == ["s01", "s02", "s01"]
     assert one["subject"] == other["subject"] != lone["subject"]
     assert {s["subject"] for s in scans} == {"pig001", "pig002"}
@@ -223,14 +172,17 @@ def test_refusals_say_why_and_no_cell_is_a_formula(tmp_path):
 
 def test_the_filled_template_is_a_manifest(tmp_path):
     make_tree(tmp_path / "tree")
-    (tmp_path / "out").mkdir()
-    write_tables(import_tree(tmp_path / "tree", tmp_path / "out"), tmp_path / "out")
+    import_tree(tmp_path / "tree", tmp_path / "out")
     filled = dict(stage="early", phase="expiration", peep_cmh2o="5", tidal_volume_ml_kg="8")
     rows = [{**row, **filled} for row in rows_of(tmp_path / "out/scans.csv")]
     with open(tmp_path / "out/filled.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, REQUIRED)
         writer.writeheader()
-        writer.writerows({**row, "position": row["position"] or "supine"} for row in rows)
+        writer.writerows(rows)
+    with pytest.raises(InputError, match=r"row 4, column position is 'right decubitus'"):
+        read_manifest(tmp_path / "out/filled.csv")
+    text = (tmp_path / "out/filled.csv").read_text()
+    (tmp_path / "out/filled.csv").write_text(text.replace("right decubitus", "supine"))
     assert len(read_manifest(tmp_path / "out/filled.csv")) == 3
 
 

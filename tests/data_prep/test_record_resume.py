@@ -19,6 +19,7 @@ from edm3d.data.partial import GROUPS, opened, partial_folder
 from edm3d.data.records import merge_records, write_records, write_share
 from edm3d.data.shards import write_group
 from edm3d.data.share import Share
+from edm3d.data.volumes import read_grid
 from edm3d.errors import InputError
 from tests.data.phantoms import axial_grid, chest, settings, write_cohort, write_nifti
 from tests.data_prep.test_build_records import CONFIG, REPOSITORY
@@ -195,9 +196,9 @@ def test_faults_come_together_and_only_their_groups_wait_for_the_mend(tmp_path, 
     scans, out = read_manifest(manifest), tmp_path / "out"
     write_records(scans, tmp_path / "undisturbed", settings(), seed=0)
     groups_written.clear()
-    grid, good = axial_grid((20, 26, 30)), {}
+    good = {}
     for scan in (scans[1], scans[4]):
-        good[scan.ct] = scan.ct.read_bytes()
+        good[scan.ct], grid = scan.ct.read_bytes(), read_grid(scan.ct)
         write_nifti(scan.ct, np.full(grid.shape_zyx, np.nan, np.float32), grid)
     with pytest.raises(InputError) as caught:
         write_records(scans, out, settings(), seed=0)
