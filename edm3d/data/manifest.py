@@ -28,7 +28,9 @@ REQUIRED = (
     "tidal_volume_ml_kg",
     "ct",
 )
-OPTIONAL = ("series", "weight_kg", "lung_mask", "split", "xray_pa", "xray_lat")
+_FILMS = ("xray_pa", "xray_lat")
+_PIXELS = tuple(f"{film}_pixel_mm" for film in _FILMS)
+OPTIONAL = ("series", "weight_kg", "lung_mask", "split", *_FILMS, *_PIXELS)
 STAGES = ("early", "stabilised")
 POSITIONS = ("supine", "prone")
 PHASES = ("inspiration", "expiration")
@@ -42,7 +44,8 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 class Scan:
     """One row of the manifest; `row` is its line in a spreadsheet (the header is line 1).
 
-    `ct` is a file or a folder of DICOM, of which `series` picks one series (number or key).
+    `ct` is a file or a folder of DICOM, of which `series` picks one series (number or key). The
+    square pixels of a film are `_pixel_mm` wide on the detector, where the file does not say so.
     """
 
     row: int
@@ -57,6 +60,8 @@ class Scan:
     split: str | None = None
     xray_pa: Path | None = None
     xray_lat: Path | None = None
+    xray_pa_pixel_mm: float | None = None
+    xray_lat_pixel_mm: float | None = None
     series: str | None = None
 
 
@@ -173,6 +178,12 @@ def _parse_row(row: _Row, folder: Path, allow_outside: bool) -> Scan:
     def file(column: str) -> Path:
         return row.file(column, folder, allow_outside)
 
+    def pixel_mm(column: str) -> float:
+        film = column.removesuffix("_pixel_mm")
+        if not row.cells.get(film):
+            row.fault(column, f"name the film in {film}, or clear the cell")
+        return row.number(column, "mm, one of square pixels")
+
     return Scan(
         row=row.row,
         subject=row.identifier("subject"),
@@ -191,6 +202,8 @@ def _parse_row(row: _Row, folder: Path, allow_outside: bool) -> Scan:
         split=row.optional("split", lambda column: row.choice(column, SPLITS)),
         xray_pa=row.optional("xray_pa", file),
         xray_lat=row.optional("xray_lat", file),
+        xray_pa_pixel_mm=row.optional("xray_pa_pixel_mm", pixel_mm),
+        xray_lat_pixel_mm=row.optional("xray_lat_pixel_mm", pixel_mm),
     )
 
 
@@ -213,7 +226,7 @@ def _check_repeats(scans: Sequence[Scan], faults: _Faults) -> None:
 
 def _check_films_and_masks(scans: Sequence[Scan], faults: _Faults) -> None:
     first: dict[Path, tuple[int, str]] = {}
-    for scan, column in itertools.product(scans, ("lung_mask", "xray_pa", "xray_lat")):
+    for scan, column in itertools.product(scans, ("lung_mask", *_FILMS)):
         path = getattr(scan, column)
         if path is None or not path.is_file():
             continue

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from edm3d.data.cases import ScalarRanges
 from edm3d.data.manifest import Scan
-from edm3d.data.radiograph import read_radiograph
 from edm3d.data.shards import RecordSettings
+from edm3d.data.target_xray import read_film
 from edm3d.data.volumes import read_grid
 from edm3d.data.xray_geometry import check_geometry
 from edm3d.errors import InputError
@@ -44,11 +44,10 @@ def scan_faults(scan: Scan, ranges: ScalarRanges) -> Iterator[str]:
                 f"{low:g}..{high:g}: leave the scan out or widen the range"
             )
     for view in ("pa", "lat"):
-        if path := getattr(scan, f"xray_{view}"):
-            try:
-                read_radiograph(path, view)
-            except InputError as error:
-                yield f"row {scan.row}: {error}"
+        try:
+            read_film(scan, view)
+        except InputError as error:
+            yield f"row {scan.row}: {error}"
 
 
 def check_scans(scans: Sequence[Scan], ranges: ScalarRanges) -> None:

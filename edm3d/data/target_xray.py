@@ -1,18 +1,38 @@
 """Which X-ray a case has of its target: a real radiograph, a bedside film, or the clean one."""
 
-from pathlib import Path
-
 import numpy as np
 
 from edm3d.data.bedside import bedside_xray
 from edm3d.data.film_match import match_film
-from edm3d.data.radiograph import read_radiograph
+from edm3d.data.manifest import Scan
+from edm3d.data.radiograph import Film, read_radiograph
 from edm3d.data.xray_geometry import Geometry
+from edm3d.errors import InputError
+
+_PIXEL_TOLERANCE = 0.01  # of the size a file states: one written with two digits still agrees
+
+
+def read_film(scan: Scan, view: str) -> Film | None:
+    """The film that the manifest names for the scan's view 'pa' or 'lat', None where it names none.
+
+    Raises `InputError` for one that is no such film, and for a pixel size that is not the file's.
+    """
+    path, given = getattr(scan, f"xray_{view}"), getattr(scan, f"xray_{view}_pixel_mm")
+    if path is None:
+        return None
+    film = read_radiograph(path, view, pixel_mm=given)
+    if given is not None and not np.allclose(film.spacing_mm, given, rtol=_PIXEL_TOLERANCE):
+        stated = " x ".join(f"{size:g}" for size in film.spacing_mm)
+        raise InputError(
+            f"xray_{view}_pixel_mm is {given:g}, but X-ray {path} states {stated} mm; correct one, "
+            "or clear the cell"
+        )
+    return film
 
 
 def target_xray(
-    name: str,
-    radiograph: Path | None,
+    view: str,
+    scan: Scan,
     *,
     target_hu: np.ndarray,
     clean: np.ndarray,
@@ -21,14 +41,14 @@ def target_xray(
     spacing_mm: float,
     case_id: str,
 ) -> np.ndarray:
-    """Line integrals float32 of the view `name` on the geometry's image grid.
+    """Line integrals float32 of the view of a target scan, on the geometry's image grid.
 
     A radiograph that the manifest names for this view is taken, matched to `prior`, the prior's own
     projection. Else the preset decides what is computed from the target; `clean` is its projection.
     """
-    if radiograph is not None:
-        film = read_radiograph(radiograph, name)
+    film = read_film(scan, view)
+    if film is not None:
         return match_film(film, prior, geometry, spacing_mm=spacing_mm)[0]
     if geometry.bedside is None:
         return clean
-    return bedside_xray(target_hu, name, geometry, spacing_mm=spacing_mm, case_id=case_id)
+    return bedside_xray(target_hu, view, geometry, spacing_mm=spacing_mm, case_id=case_id)

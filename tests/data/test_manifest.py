@@ -162,6 +162,28 @@ def test_one_film_as_both_views_of_a_row_is_a_fault(folder):
     assert "row 2, column xray_lat" in line and "xray_pa of row 2 is the same file" in line
 
 
+@pytest.mark.parametrize(
+    "value, mend",
+    [
+        ("0.2 x 0.2", "give a number (mm, one of square pixels, decimal point)"),
+        ("0.2;0.3", "give a number (mm, one of square pixels, decimal point)"),
+        ("0", "give a positive number"),
+        ("-0.2", "give a positive number"),
+    ],
+)
+def test_a_film_s_pixel_size_is_one_positive_number(folder, value, mend):
+    rows = [row(xray_pa="b.nii.gz", xray_lat="c.nii.gz", xray_lat_pixel_mm="0.15")]
+    (scan,) = read_manifest(write_table(folder, rows))
+    assert (scan.xray_pa_pixel_mm, scan.xray_lat_pixel_mm) == (None, 0.15)
+    (line,) = faults_of(write_table(folder, [{**rows[0], "xray_lat_pixel_mm": value}]))
+    assert f"row 2, column xray_lat_pixel_mm is {value!r}; {mend}" in line
+
+
+def test_a_pixel_size_without_its_film_is_a_fault(folder):
+    (line,) = faults_of(write_table(folder, [row(xray_pa="", xray_pa_pixel_mm="0.2")]))
+    assert "row 2, column xray_pa_pixel_mm is '0.2'; name the film in xray_pa, or clear" in line
+
+
 def test_a_subject_in_two_splits_is_a_fault_unless_splits_hold_for_scans(folder):
     path = write_manifest(folder, [row(), row(scan="s2", ct="b.nii.gz", split="test")])
     (line,) = faults_of(path)

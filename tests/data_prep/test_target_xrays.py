@@ -15,10 +15,11 @@ from edm3d.data.manifest import read_manifest
 from edm3d.data.projection import xray
 from edm3d.data.radiograph import read_radiograph
 from edm3d.data.records import cases_of_manifest, write_records
+from edm3d.data.volumes import read_ct, resample, working_grid
 from edm3d.data.xray_geometry import Bedside, Cone, Geometry
 from edm3d.errors import InputError
 from tests.configurations import load_config
-from tests.data.films import write_dicom
+from tests.data.films import write_dicom, write_picture
 from tests.data.phantoms import settings, write_cohort
 from tests.data.test_film_match import film_pixels
 
@@ -97,7 +98,7 @@ def test_a_run_is_not_sampled_or_trained_in_another_geometry(bedside):
         experiment.check_data(config, info)
 
 
-def with_films(folder, films):
+def with_films(folder, films, pixel_mm=None):
     """A cohort whose scan b of every subject names its own copy of `films` (view: file name)."""
     manifest = write_cohort(folder, SPLITS)
     with open(manifest, newline="") as file:
@@ -105,6 +106,8 @@ def with_films(folder, films):
     for row in rows:
         own = {view: f"{row['subject']}_{name}" for view, name in films.items()}
         row |= {f"xray_{view}": own[view] if row["scan"] == "b" else "" for view in films}
+        sizes = {f"xray_{view}_pixel_mm": mm for view, mm in (pixel_mm or {}).items()}
+        row |= sizes if row["scan"] == "b" else dict.fromkeys(sizes, "")
         for view, name in films.items():
             shutil.copy(folder / name, folder / own[view])
     with open(manifest, "w", newline="") as file:
@@ -136,6 +139,61 @@ def test_a_radiograph_is_taken_for_its_scan_as_target_and_for_that_view_alone(tm
         np.testing.assert_array_equal(case.xray_pa, matched)
         assert np.abs(matched - case.prior_xray_pa).max() > 0.05
     assert len(list(cases_of_manifest(manifest, info))) == 12
+
+
+def film_of(folder, view, subject="q"):
+    """What a film of the subject's scan b shows, 16 bit, four pixels a voxel of 5 mm."""
+    plain = write_cohort(folder, SPLITS)
+    (scan,) = [s for s in read_manifest(plain) if (s.subject, s.scan) == (subject, "b")]
+    ct = read_ct(scan.ct)
+    hu = resample(ct, working_grid(ct.grid, 5.0))
+    image = xray(hu, view, Geometry(), spacing_mm=5.0)
+    return np.rint(500 + 400 * film_pixels(image)).astype(np.uint16)
+
+
+def test_a_png_film_is_placed_by_the_manifest_s_pixel_size(tmp_path):
+    pixels = film_of(tmp_path, "pa")
+    write_picture(tmp_path / "pa.png", pixels)
+    write_dicom(tmp_path / "pa.dcm", pixels, imager_spacing_mm=(1.25, 1.25))
+    found = {}
+    for name, size in (("pa.png", 1.25), ("pa.dcm", None)):
+        manifest = with_films(tmp_path, {"pa": name}, {"pa": size} if size else None)
+        write_records(read_manifest(manifest), tmp_path / name[-3:], settings(), seed=0)
+        found[name] = {c.case_id: c.xray_pa for c in read_cases(tmp_path / name[-3:], "test")}
+    for case_id, image in found["pa.dcm"].items():
+        np.testing.assert_array_equal(found["pa.png"][case_id], image)
+
+
+@pytest.mark.parametrize(
+    "name, size, message",
+    [
+        ("pa.png", None, "states no pixel size; give xray_pa_pixel_mm in the manifest"),
+        ("pa.png", 25, "is 25 x 25 mm; it lies in 0.01..20"),
+        ("pa.dcm", 1.5, "xray_pa_pixel_mm is 1.5, but X-ray"),
+        ("pa.nii.gz", 1.0, "states 1.25 x 1.25 mm; correct one, or clear the cell"),
+    ],
+)
+def test_a_pixel_size_that_is_missing_or_not_the_film_s_is_told(tmp_path, name, size, message):
+    pixels = film_of(tmp_path, "pa")
+    if name == "pa.dcm":
+        write_dicom(tmp_path / name, pixels, imager_spacing_mm=(1.25, 1.25))
+    else:
+        write_picture(tmp_path / name, pixels, spacing_mm=1.25)
+    manifest = with_films(tmp_path, {"pa": name}, {"pa": size} if size else None)
+    with pytest.raises(InputError) as caught:
+        write_records(read_manifest(manifest), tmp_path / "out", settings(), seed=0)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2 and all(message in line for line in lines)
+    assert "row 3: " in lines[0] and "row 6: " in lines[1] and not (tmp_path / "out").exists()
+
+
+def test_a_pixel_size_that_agrees_with_the_film_s_changes_nothing(tmp_path):
+    write_dicom(tmp_path / "pa.dcm", film_of(tmp_path, "pa"), imager_spacing_mm=(1.25, 1.25))
+    for size in (None, 1.25):
+        manifest = with_films(tmp_path, {"pa": "pa.dcm"}, {"pa": size} if size else None)
+        write_records(read_manifest(manifest), tmp_path / f"{size}", settings(), seed=0)
+    files = [{p.name: p.read_bytes() for p in (tmp_path / f"{s}").iterdir()} for s in (None, 1.25)]
+    assert files[0] == files[1]
 
 
 def test_films_that_cannot_be_used_are_told_with_their_rows_before_anything_is_written(tmp_path):
