@@ -31,7 +31,8 @@ from edm3d.data.cases import SPLITS, DatasetInfo, ScalarRanges
 from edm3d.data.manifest import Scan, assign_splits, read_manifest
 from edm3d.data.partial import partial_folder
 from edm3d.data.records import checked_groups, merge_records, write_records, write_share
-from edm3d.data.shards import RecordSettings, ShardSummary
+from edm3d.data.shard_file import ShardSummary
+from edm3d.data.shards import RecordSettings
 from edm3d.data.share import Share
 from edm3d.data.workers import usable_cores
 from edm3d.data.xray_geometry import geometry_of

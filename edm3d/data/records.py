@@ -37,15 +37,8 @@ from edm3d.data.partial import (
     partial_folder,
 )
 from edm3d.data.record_checks import check_scans, check_settings
-from edm3d.data.shards import (
-    DiskFault,
-    Group,
-    OnGrid,
-    RecordSettings,
-    ShardSummary,
-    read_on_grid,
-    whole_case,
-)
+from edm3d.data.shard_file import DiskFault, ShardSummary
+from edm3d.data.shards import Group, OnGrid, RecordSettings, read_on_grid, whole_case
 from edm3d.data.share import Share
 from edm3d.data.volumes import Grid, read_grid, working_grid
 from edm3d.data.workers import outcomes
