@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from edm3d import command
 from edm3d.data.cases import SPLITS, DatasetInfo, ScalarRanges
+from edm3d.data.film_match import LOW_CORRELATION
 from edm3d.data.manifest import Scan, assign_splits, read_manifest
 from edm3d.data.partial import partial_folder
 from edm3d.data.records import checked_groups, merge_records, write_records, write_share
@@ -88,6 +89,26 @@ def scans_with_splits(seed: int, fractions: tuple[float, float, float]) -> list[
     return assign_splits(scans, seed, fractions)
 
 
+def film_lines(shards: list[ShardSummary]) -> list[str]:
+    """How well the films of all shards fit: the worst of the three worst shards, and a warning."""
+    worst = [shard.worst_film for shard in shards if shard.worst_film]
+    if not worst:
+        return []
+    told = "; ".join(
+        f"{f['correlation']:.2f} {f['view']} of {f['case_id']}, moved {f['shift_mm'][0]:+.0f} mm "
+        f"up and {f['shift_mm'][1]:+.0f} mm right"
+        for f in sorted(worst, key=lambda film: film["correlation"])[:3]
+    )
+    films, poor = (sum(n) for n in zip(*((s.films, s.poor_films) for s in shards), strict=True))
+    lines = [f"{films} film fits, lowest correlations with the prior's projection: {told}"]
+    if poor:
+        lines.append(
+            f"warning: {poor} of them correlate less than {LOW_CORRELATION:g}; another view, "
+            "subject or scale? look at them with data_prep/check_dataset.py --html"
+        )
+    return lines
+
+
 def show(info: DatasetInfo, shards: list[ShardSummary], seconds: float) -> None:
     """Prints what was made."""
     for split in SPLITS:
@@ -104,6 +125,8 @@ def show(info: DatasetInfo, shards: list[ShardSummary], seconds: float) -> None:
             f"note: a target of subject {least.subject} covers only {least.least_coverage:.0%} of "
             "its prior's volume; the rest is taken for air"
         )
+    for line in film_lines(shards):
+        print(line)
     if info.split_by == "pair":
         print("note: SPLIT BY PAIR of one subject: results say nothing about new subjects")
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from edm3d.data.cases import UNIT_HU, Case, encode_case
+from edm3d.data.film_match import LOW_CORRELATION
 from edm3d.data.grid import Corner, block_corners, crop
 from edm3d.data.volumes import AIR_HU
 from edm3d.errors import InputError
@@ -40,6 +41,9 @@ class ShardSummary:
     voxels: int
     least_coverage: float
     largest_volume_zyx: tuple[int, int, int]
+    films: int = 0
+    poor_films: int = 0  # that correlate less than LOW_CORRELATION with the prior's projection
+    worst_film: dict[str, Any] | None = None  # case_id, view, and the fields of its FilmFit
 
     @staticmethod
     def from_plain(fields: dict[str, Any]) -> "ShardSummary":
@@ -103,11 +107,13 @@ class Shard:
         self.sums = np.zeros(2)
         self.voxels, self.least_coverage = 0, 1.0
         self.largest_volume = np.zeros(3, int)
+        self.films: list[dict[str, Any]] = []
 
     def add(self, case: Case, covered: float) -> None:
         self.subject, self.cases = case.subject, self.cases + 1
         self.least_coverage = min(self.least_coverage, covered)
         self.largest_volume = np.maximum(self.largest_volume, case.volume_shape_zyx)
+        self.films += [{"case_id": case.case_id, "view": v, **f} for v, f in case.film_fits.items()]
         blocks = [case]
         if self.split == "train":
             corners = block_corners(case.volume_shape_zyx, self.block)
@@ -146,4 +152,7 @@ class Shard:
             voxels=self.voxels,
             least_coverage=self.least_coverage,
             largest_volume_zyx=(z, y, x),
+            films=len(self.films),
+            poor_films=sum(film["correlation"] < LOW_CORRELATION for film in self.films),
+            worst_film=min(self.films, key=lambda film: film["correlation"], default=None),
         )

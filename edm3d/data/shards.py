@@ -151,11 +151,14 @@ def whole_case(
     case_id = f"{first.subject}__{first.scan}__{second.scan}"
     seen = functools.partial(
         target_xray,
+        scan=second,
         target_hu=target.hu,
         geometry=settings.geometry,
         spacing_mm=settings.spacing_mm,
         case_id=case_id,
     )
+    pa, pa_fit = seen("pa", clean=target.xray_pa, prior=prior.xray_pa)
+    lat, lat_fit = seen("lat", clean=target.xray_lat, prior=prior.xray_lat)
     return Case(
         case_id=case_id,
         subject=first.subject,
@@ -167,14 +170,15 @@ def whole_case(
         target_ventilation=second.ventilation,
         prior_hu=prior.hu,
         target_hu=target.hu,
-        xray_pa=seen("pa", second, clean=target.xray_pa, prior=prior.xray_pa),
-        xray_lat=seen("lat", second, clean=target.xray_lat, prior=prior.xray_lat),
+        xray_pa=pa,
+        xray_lat=lat,
         prior_xray_pa=prior.xray_pa,
         prior_xray_lat=prior.xray_lat,
         affine_lps=grid.affine_lps,
         volume_shape_zyx=grid.shape_zyx,
         prior_lung_mask=prior.lung_mask,
         target_lung_mask=target.lung_mask,
+        film_fits={v: f.to_plain() for v, f in (("pa", pa_fit), ("lat", lat_fit)) if f},
     )
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from edm3d.data.bedside import bedside_xray
-from edm3d.data.film_match import match_film
+from edm3d.data.film_match import FilmFit, match_film
 from edm3d.data.manifest import Scan
 from edm3d.data.radiograph import Film, read_radiograph
 from edm3d.data.xray_geometry import Geometry
@@ -40,15 +40,16 @@ def target_xray(
     geometry: Geometry,
     spacing_mm: float,
     case_id: str,
-) -> np.ndarray:
-    """Line integrals float32 of the view of a target scan, on the geometry's image grid.
+) -> tuple[np.ndarray, FilmFit | None]:
+    """Line integrals float32 of a target scan's view on the geometry's grid, and a film's fit.
 
     A radiograph that the manifest names for this view is taken, matched to `prior`, the prior's own
     projection. Else the preset decides what is computed from the target; `clean` is its projection.
     """
     film = read_film(scan, view)
     if film is not None:
-        return match_film(film, prior, geometry, spacing_mm=spacing_mm)[0]
+        return match_film(film, prior, geometry, spacing_mm=spacing_mm)
     if geometry.bedside is None:
-        return clean
-    return bedside_xray(target_hu, view, geometry, spacing_mm=spacing_mm, case_id=case_id)
+        return clean, None
+    image = bedside_xray(target_hu, view, geometry, spacing_mm=spacing_mm, case_id=case_id)
+    return image, None

@@ -17,12 +17,17 @@ from edm3d.data.radiograph import read_radiograph
 from edm3d.data.records import cases_of_manifest, write_records
 from edm3d.data.volumes import read_ct, resample, working_grid
 from edm3d.data.xray_geometry import Bedside, Cone, Geometry
+from edm3d.diffusion.sampler import Churn
 from edm3d.errors import InputError
+from edm3d.generation import Solver
+from edm3d.sample_folder import case_record
 from tests.configurations import load_config
 from tests.data.films import write_dicom, write_picture
 from tests.data.phantoms import settings, write_cohort
 from tests.data.test_film_match import film_pixels
+from tests.data_prep.test_build_records import command
 
+SOLVER = Solver(2, True, 0.002, 80.0, 7.0, Churn())
 CONE = Cone(1400.0, 1200.0, (130.0, 140.0), 5.0)
 SPLITS = {"p": "train", "q": "test"}
 
@@ -194,6 +199,49 @@ def test_a_pixel_size_that_agrees_with_the_film_s_changes_nothing(tmp_path):
         write_records(read_manifest(manifest), tmp_path / f"{size}", settings(), seed=0)
     files = [{p.name: p.read_bytes() for p in (tmp_path / f"{s}").iterdir()} for s in (None, 1.25)]
     assert files[0] == files[1]
+
+
+def with_noise(pixels, sd):
+    noisy = pixels + np.random.default_rng(0).normal(0, sd, pixels.shape)
+    return np.rint(noisy.clip(0, 65535)).astype(np.uint16)
+
+
+def test_how_a_film_was_fitted_stands_with_its_records_and_samples(tmp_path):
+    path = write_dicom(tmp_path / "pa.dcm", film_of(tmp_path, "pa"), imager_spacing_mm=(1.25, 1.25))
+    manifest = with_films(tmp_path, {"pa": "pa.dcm"})
+    info, shards = write_records(read_manifest(manifest), tmp_path / "out", settings(), seed=0)
+    prepared = {case.case_id: case for case in cases_of_manifest(manifest, info)}
+    fits = {}
+    for case in read_cases(tmp_path / "out", "test"):
+        assert prepared[case.case_id].film_fits == case.film_fits
+        assert set(case.film_fits) == ({"pa"} if case.target_scan == "b" else set())
+        for fit in case.film_fits.values():
+            film = read_radiograph(path, "pa")
+            _, exact = match_film(film, case.prior_xray_pa, Geometry(), spacing_mm=5.0)
+            assert fit == exact.to_plain()
+            fits[case.case_id] = fit
+        told = case_record(
+            case, solver=SOLVER, members=1, seed=0, checkpoint_step=1, weights_sha256=""
+        )
+        assert told.get("film_fits", {}) == case.film_fits
+    (shard,) = [s for s in shards if s.split == "test"]
+    assert (shard.films, shard.poor_films) == (2, 0) and shard.worst_film
+    worst = min(fits, key=lambda case_id: fits[case_id]["correlation"])
+    assert shard.worst_film == {"case_id": worst, "view": "pa", **fits[worst]}
+
+
+def test_the_worst_fits_are_printed_with_a_warning_where_they_are_poor(tmp_path):
+    pixels = film_of(tmp_path, "pa")
+    for sd, poor in ((0, False), (1500, True)):
+        write_dicom(tmp_path / "pa.dcm", with_noise(pixels, sd), imager_spacing_mm=(1.25, 1.25))
+        done = command(with_films(tmp_path, {"pa": "pa.dcm"}), tmp_path / f"{sd}")
+        assert done.returncode == 0, done.stderr
+        assert "4 film fits, lowest correlations with the prior's projection: 0." in done.stdout
+        assert ("pa of q__" in done.stdout) and ("pa of p__" in done.stdout)
+        warned = [line for line in done.stdout.splitlines() if line.startswith("warning")]
+        assert len(warned) == poor and all("4 of them correlate less than 0.8" in w for w in warned)
+    plain = command(write_cohort(tmp_path, SPLITS), tmp_path / "plain")
+    assert plain.returncode == 0 and "film" not in plain.stdout
 
 
 def test_films_that_cannot_be_used_are_told_with_their_rows_before_anything_is_written(tmp_path):
