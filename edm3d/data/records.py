@@ -259,9 +259,11 @@ class ManifestCases(Sequence[Case]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         prior, target = self.pairs[index]
+        assert prior.ct is not None
         grid = working_grid(read_grid(prior.ct, series=prior.series), self.settings.spacing_mm)
         place = grid.shape_zyx, grid.affine_lps.tobytes()
-        first, second = (self._kept(scan, *place) for scan in (prior, target))
+        first = self._kept(prior, *place)
+        second = self._kept(target, *place) if target.ct else None
         return whole_case((prior, target), first, second, grid, self.settings)
 
     def _read(self, scan: Scan, shape_zyx: tuple[int, int, int], affine_lps: bytes) -> OnGrid:

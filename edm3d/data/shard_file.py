@@ -41,6 +41,7 @@ class ShardSummary:
     voxels: int
     least_coverage: float
     largest_volume_zyx: tuple[int, int, int]
+    without_truth: int = 0  # cases whose target has films but no CT
     films: int = 0
     poor_films: int = 0  # that correlate less than LOW_CORRELATION with the prior's projection
     worst_film: dict[str, Any] | None = None  # case_id, view, and the fields of its FilmFit
@@ -107,12 +108,14 @@ class Shard:
         self.sums = np.zeros(2)
         self.voxels, self.least_coverage = 0, 1.0
         self.largest_volume = np.zeros(3, int)
+        self.without_truth = 0
         self.films: list[dict[str, Any]] = []
 
     def add(self, case: Case, covered: float) -> None:
         self.subject, self.cases = case.subject, self.cases + 1
         self.least_coverage = min(self.least_coverage, covered)
         self.largest_volume = np.maximum(self.largest_volume, case.volume_shape_zyx)
+        self.without_truth += case.target_hu is None
         self.films += [{"case_id": case.case_id, "view": v, **f} for v, f in case.film_fits.items()]
         blocks = [case]
         if self.split == "train":
@@ -152,6 +155,7 @@ class Shard:
             voxels=self.voxels,
             least_coverage=self.least_coverage,
             largest_volume_zyx=(z, y, x),
+            without_truth=self.without_truth,
             films=len(self.films),
             poor_films=sum(film["correlation"] < LOW_CORRELATION for film in self.films),
             worst_film=min(self.films, key=lambda film: film["correlation"], default=None),

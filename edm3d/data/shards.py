@@ -115,14 +115,17 @@ def _to_grid(scan: Scan, ct: Volume, grid: Grid, settings: RecordSettings) -> On
 
 
 def read_on_grid(scan: Scan, grid: Grid, settings: RecordSettings) -> OnGrid:
-    """The scan as it lies on a working grid."""
+    """The scan, which has a CT, as it lies on a working grid."""
+    assert scan.ct is not None
     return _to_grid(scan, read_ct(scan.ct, series=scan.series), grid, settings)
 
 
 def _priors_by_grid(scans: Sequence[Scan], spacing_mm: float) -> list[tuple[Grid, list[Scan]]]:
-    """The distinct working grids of the scans, each with the scans that live on it."""
+    """The distinct working grids of the scans with a CT, each with the scans that live on it."""
     found: list[tuple[Grid, list[Scan]]] = []
     for scan in scans:
+        if scan.ct is None:
+            continue
         grid = working_grid(read_grid(scan.ct, series=scan.series), spacing_mm)
         for known, members in found:
             if same_grid(known, grid):
@@ -134,31 +137,26 @@ def _priors_by_grid(scans: Sequence[Scan], spacing_mm: float) -> list[tuple[Grid
 
 
 def whole_case(
-    pair: Pair, prior: OnGrid, target: OnGrid, grid: Grid, settings: RecordSettings
+    pair: Pair, prior: OnGrid, target: OnGrid | None, grid: Grid, settings: RecordSettings
 ) -> Case:
-    """The case of a pair whose scans lie on `grid`, the prior's working grid."""
+    """The case of a pair whose scans lie on `grid`, the prior's working grid.
+
+    `target` is None where the target scan has films only: then the case has no target volume.
+    """
     first, second = pair
-    if target.covered == 0:
-        raise InputError(
-            f"{second.ct} does not overlap {first.ct} in scanner coordinates; pair only scans of "
-            "one frame, or register them first"
-        )
-    if target.covered < LEAST_COVERAGE:
-        raise InputError(
-            f"{second.ct} covers {target.covered:.0%} of {first.ct} in scanner coordinates; pair "
-            f"only scans that share {LEAST_COVERAGE:.0%} of the prior or more"
-        )
+    if target is not None:
+        _check_coverage(pair, target.covered)
     case_id = f"{first.subject}__{first.scan}__{second.scan}"
     seen = functools.partial(
         target_xray,
         scan=second,
-        target_hu=target.hu,
+        target_hu=target and target.hu,
         geometry=settings.geometry,
         spacing_mm=settings.spacing_mm,
         case_id=case_id,
     )
-    pa, pa_fit = seen("pa", clean=target.xray_pa, prior=prior.xray_pa)
-    lat, lat_fit = seen("lat", clean=target.xray_lat, prior=prior.xray_lat)
+    pa, pa_fit = seen("pa", clean=target and target.xray_pa, prior=prior.xray_pa)
+    lat, lat_fit = seen("lat", clean=target and target.xray_lat, prior=prior.xray_lat)
     return Case(
         case_id=case_id,
         subject=first.subject,
@@ -169,7 +167,7 @@ def whole_case(
         prior_ventilation=first.ventilation,
         target_ventilation=second.ventilation,
         prior_hu=prior.hu,
-        target_hu=target.hu,
+        target_hu=target and target.hu,
         xray_pa=pa,
         xray_lat=lat,
         prior_xray_pa=prior.xray_pa,
@@ -177,9 +175,24 @@ def whole_case(
         affine_lps=grid.affine_lps,
         volume_shape_zyx=grid.shape_zyx,
         prior_lung_mask=prior.lung_mask,
-        target_lung_mask=target.lung_mask,
+        target_lung_mask=target and target.lung_mask,
         film_fits={v: f.to_plain() for v, f in (("pa", pa_fit), ("lat", lat_fit)) if f},
     )
+
+
+def _check_coverage(pair: Pair, covered: float) -> None:
+    """Raises `InputError` where the target's CT shows too little of the prior's volume."""
+    first, second = pair
+    if covered == 0:
+        raise InputError(
+            f"{second.ct} does not overlap {first.ct} in scanner coordinates; pair only scans of "
+            "one frame, or register them first"
+        )
+    if covered < LEAST_COVERAGE:
+        raise InputError(
+            f"{second.ct} covers {covered:.0%} of {first.ct} in scanner coordinates; pair "
+            f"only scans that share {LEAST_COVERAGE:.0%} of the prior or more"
+        )
 
 
 class _Shelf:
@@ -231,10 +244,11 @@ def _add_pairs(
     pairs = [(pair, split) for pair in pairs if (split := split_of_pair(pair))]
     wanted = {scan for pair, _ in pairs for scan in pair}
     for scan in scans:
-        if scan in wanted:
+        if scan in wanted and scan.ct:
             shelf.put(scan, read_on_grid(scan, grid, settings))
     for prior_scan, group in itertools.groupby(pairs, lambda item: item[0][0]):
         prior = shelf.get(prior_scan)
         for pair, split in group:
-            target = shelf.get(pair[1])
-            shards[split].add(whole_case(pair, prior, target, grid, settings), target.covered)
+            target = shelf.get(pair[1]) if pair[1].ct else None
+            covered = target.covered if target else 1.0
+            shards[split].add(whole_case(pair, prior, target, grid, settings), covered)

@@ -34,8 +34,8 @@ def target_xray(
     view: str,
     scan: Scan,
     *,
-    target_hu: np.ndarray,
-    clean: np.ndarray,
+    target_hu: np.ndarray | None,
+    clean: np.ndarray | None,
     prior: np.ndarray,
     geometry: Geometry,
     spacing_mm: float,
@@ -45,10 +45,12 @@ def target_xray(
 
     A radiograph that the manifest names for this view is taken, matched to `prior`, the prior's own
     projection. Else the preset decides what is computed from the target; `clean` is its projection.
+    Both are None of a target without CT, which has films of both views.
     """
     film = read_film(scan, view)
     if film is not None:
         return match_film(film, prior, geometry, spacing_mm=spacing_mm)
+    assert target_hu is not None and clean is not None
     if geometry.bedside is None:
         return clean, None
     image = bedside_xray(target_hu, view, geometry, spacing_mm=spacing_mm, case_id=case_id)

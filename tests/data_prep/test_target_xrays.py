@@ -1,21 +1,18 @@
 """Records of cone beam, of bedside films and of real radiographs."""
 
-import csv
 import dataclasses
-import shutil
 
 import numpy as np
 import pytest
 
 from edm3d import experiment
 from edm3d.data.bedside import bedside_xray
-from edm3d.data.cases import read_cases, read_dataset_info
+from edm3d.data.cases import encode_case, read_cases, read_dataset_info
 from edm3d.data.film_match import match_film
 from edm3d.data.manifest import read_manifest
 from edm3d.data.projection import xray
 from edm3d.data.radiograph import read_radiograph
 from edm3d.data.records import cases_of_manifest, write_records
-from edm3d.data.volumes import read_ct, resample, working_grid
 from edm3d.data.xray_geometry import Bedside, Cone, Geometry
 from edm3d.diffusion.sampler import Churn
 from edm3d.errors import InputError
@@ -25,11 +22,11 @@ from tests.configurations import load_config
 from tests.data.films import write_dicom, write_picture
 from tests.data.phantoms import settings, write_cohort
 from tests.data.test_film_match import film_pixels
+from tests.data_prep.film_cohorts import SPLITS, film_of, with_films, without_ct
 from tests.data_prep.test_build_records import command
 
 SOLVER = Solver(2, True, 0.002, 80.0, 7.0, Churn())
 CONE = Cone(1400.0, 1200.0, (130.0, 140.0), 5.0)
-SPLITS = {"p": "train", "q": "test"}
 
 
 @pytest.fixture(scope="module")
@@ -103,25 +100,6 @@ def test_a_run_is_not_sampled_or_trained_in_another_geometry(bedside):
         experiment.check_data(config, info)
 
 
-def with_films(folder, films, pixel_mm=None):
-    """A cohort whose scan b of every subject names its own copy of `films` (view: file name)."""
-    manifest = write_cohort(folder, SPLITS)
-    with open(manifest, newline="") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        own = {view: f"{row['subject']}_{name}" for view, name in films.items()}
-        row |= {f"xray_{view}": own[view] if row["scan"] == "b" else "" for view in films}
-        sizes = {f"xray_{view}_pixel_mm": mm for view, mm in (pixel_mm or {}).items()}
-        row |= sizes if row["scan"] == "b" else dict.fromkeys(sizes, "")
-        for view, name in films.items():
-            shutil.copy(folder / name, folder / own[view])
-    with open(manifest, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    return manifest
-
-
 @pytest.mark.parametrize("chosen", [settings(), settings(bedside=Bedside(seed=1))])
 def test_a_radiograph_is_taken_for_its_scan_as_target_and_for_that_view_alone(tmp_path, chosen):
     plain = write_cohort(tmp_path, SPLITS)
@@ -144,16 +122,6 @@ def test_a_radiograph_is_taken_for_its_scan_as_target_and_for_that_view_alone(tm
         np.testing.assert_array_equal(case.xray_pa, matched)
         assert np.abs(matched - case.prior_xray_pa).max() > 0.05
     assert len(list(cases_of_manifest(manifest, info))) == 12
-
-
-def film_of(folder, view, subject="q"):
-    """What a film of the subject's scan b shows, 16 bit, four pixels a voxel of 5 mm."""
-    plain = write_cohort(folder, SPLITS)
-    (scan,) = [s for s in read_manifest(plain) if (s.subject, s.scan) == (subject, "b")]
-    ct = read_ct(scan.ct)
-    hu = resample(ct, working_grid(ct.grid, 5.0))
-    image = xray(hu, view, Geometry(), spacing_mm=5.0)
-    return np.rint(500 + 400 * film_pixels(image)).astype(np.uint16)
 
 
 def test_a_png_film_is_placed_by_the_manifest_s_pixel_size(tmp_path):
@@ -264,3 +232,32 @@ def test_a_film_of_something_else_ends_the_build_with_its_name(tmp_path):
     with pytest.raises(InputError, match=r"pa.dcm correlates .* with the prior's projection"):
         write_records(read_manifest(manifest), tmp_path / "out", settings(), seed=0)
     assert not [p for p in tmp_path.iterdir() if "out" in p.name]
+
+
+def test_a_target_with_films_alone_is_in_the_test_records_and_teaches_nothing(tmp_path):
+    manifest = without_ct(tmp_path)
+    info, shards = write_records(read_manifest(manifest), tmp_path / "out", settings(), seed=0)
+    trained = {(c.prior_scan, c.target_scan) for c in read_cases(tmp_path / "out", "train")}
+    assert trained == {("a", "c"), ("c", "a")}
+    cases = {c.case_id: c for c in read_cases(tmp_path / "out", "test")}
+    assert set(cases) == {"q__a__c", "q__c__a", "q__a__b", "q__c__b"}
+    assert {name for name, c in cases.items() if c.target_hu is None} == {"q__a__b", "q__c__b"}
+    for name in ("q__a__b", "q__c__b"):
+        case = cases[name]
+        assert case.target_lung_mask is None and set(case.film_fits) == {"pa", "lat"}
+        for view in ("pa", "lat"):
+            film = read_radiograph(tmp_path / f"q_{view}.dcm", view)
+            prior = getattr(case, f"prior_xray_{view}")
+            matched, _ = match_film(film, prior, Geometry(), spacing_mm=5.0)
+            np.testing.assert_array_equal(getattr(case, f"xray_{view}"), matched)
+    assert [s.without_truth for s in shards if s.split == "test"] == [2]
+    prepared = {c.case_id: c for c in cases_of_manifest(manifest, info)}
+    assert len(prepared) == 8 and prepared["q__a__b"].target_hu is None
+    assert encode_case(prepared["q__a__b"]) == encode_case(cases["q__a__b"])
+
+
+def test_the_command_says_what_has_no_truth(tmp_path):
+    done = command(without_ct(tmp_path), tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "test: 1 subjects, 4 pairs, 4 records, 2 of them without truth" in done.stdout
+    assert "note: 1 scans without ct (row 3 first) go into no records" in done.stdout
