@@ -67,12 +67,7 @@ def match_film(
     Raises `InputError` where the film covers too little or does not look like the projection.
     """
     pitch, grid_magnification = _grid_scale(geometry, spacing_mm)
-    magnification = film.magnification or grid_magnification
-    margin = int(MOST_SHIFT_MM / pitch)
-    scale = grid_magnification / magnification
-    wide = _on_grid(film, drr.shape, pitch_mm=pitch / scale, margin=margin)
-    shift, correlation = _best_shift(wide, drr, margin)
-    values = _window(wide, drr.shape, margin, shift)
+    values, shift, correlation = _laid(film, drr, pitch, grid_magnification)
     covered = np.isfinite(values)
     _check_match(film, correlation, float(covered.mean()))
     gain, offset = _affine(film, values[covered], drr[covered])
@@ -82,7 +77,7 @@ def match_film(
         gain=gain,
         offset=offset,
         shift_mm=(-shift[0] * pitch, -shift[1] * pitch),
-        magnification=magnification,
+        magnification=film.magnification or grid_magnification,
         magnification_is_from_header=film.magnification is not None,
         correlation=correlation,
         detail_correlation=_detail_correlation(image, drr, body, pitch),
@@ -90,6 +85,24 @@ def match_film(
         median_difference=float(np.median(np.abs(image - drr)[body])),
     )
     return image, fit
+
+
+def best_correlation(
+    film: Film, drr: np.ndarray, geometry: Geometry, *, spacing_mm: float
+) -> float:
+    """The correlation that `match_film` looks at; -1 where the film covers too little."""
+    return _laid(film, drr, *_grid_scale(geometry, spacing_mm))[2]
+
+
+def _laid(
+    film: Film, drr: np.ndarray, pitch: float, grid_magnification: float
+) -> tuple[np.ndarray, tuple[int, int], float]:
+    """The film on the grid of `drr` where it correlates best, NaN beside it; shift, correlation."""
+    enlarged = (film.magnification or grid_magnification) / grid_magnification
+    margin = int(MOST_SHIFT_MM / pitch)
+    wide = _on_grid(film, drr.shape, pitch_mm=pitch * enlarged, margin=margin)
+    shift, correlation = _best_shift(wide, drr, margin)
+    return _window(wide, drr.shape, margin, shift), shift, correlation
 
 
 def _grid_scale(geometry: Geometry, spacing_mm: float) -> tuple[float, float]:

@@ -33,8 +33,8 @@ def check_settings(settings: RecordSettings) -> None:
     check_geometry(settings.geometry)
 
 
-def scan_faults(scan: Scan, ranges: ScalarRanges) -> Iterator[str]:
-    """What of a scan's row stands against building records of it."""
+def range_faults(scan: Scan, ranges: ScalarRanges) -> Iterator[str]:
+    """The settings of a scan's row that lie outside those of the config."""
     for field in dataclasses.fields(ranges):
         low, high = getattr(ranges, field.name)
         value = getattr(scan.ventilation, field.name)
@@ -43,6 +43,9 @@ def scan_faults(scan: Scan, ranges: ScalarRanges) -> Iterator[str]:
                 f"row {scan.row}, column {field.name} is {value:g}; scalar_ranges of the config is "
                 f"{low:g}..{high:g}: leave the scan out or widen the range"
             )
+
+
+def _film_faults(scan: Scan) -> Iterator[str]:
     for view in ("pa", "lat"):
         try:
             read_film(scan, view)
@@ -54,7 +57,7 @@ def check_scans(scans: Sequence[Scan], ranges: ScalarRanges) -> None:
     """Raises one `InputError` for all scans with bad settings, X-rays or headers."""
     faults = []
     for scan in scans:
-        faults += scan_faults(scan, ranges)
+        faults += [*range_faults(scan, ranges), *_film_faults(scan)]
         for path, series in ((scan.ct, scan.series), (scan.lung_mask, None)):
             try:
                 if path:
