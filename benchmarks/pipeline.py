@@ -20,7 +20,7 @@ import numpy as np
 from provenance import origin, write_result
 from scipy import ndimage
 
-from edm3d.data import shards
+from edm3d.data import shard_file, shards
 from edm3d.data.cases import ScalarRanges
 from edm3d.data.manifest import Scan, Ventilation
 from edm3d.data.pipeline import train_batches
@@ -69,7 +69,7 @@ def build(scans: list[Scan], out: Path, codec: str) -> dict:
         scalar_ranges=ScalarRanges((3.0, 15.0), (6.0, 12.0)),
     )
     start = time.perf_counter()
-    with mock.patch.object(shards, "WRITER_OPTIONS", f"group_size:1,{codec}"):
+    with mock.patch.object(shard_file, "WRITER_OPTIONS", f"group_size:1,{codec}"):
         info, _ = write_records(scans, out, settings, seed=0)
     seconds = time.perf_counter() - start
     records = info.counts["train"]["records"]

@@ -28,10 +28,18 @@ from tqdm import tqdm
 
 from edm3d import command
 from edm3d.data.cases import SPLITS, DatasetInfo, ScalarRanges
-from edm3d.data.manifest import Scan, assign_splits, read_manifest
+from edm3d.data.film_match import LOW_CORRELATION
+from edm3d.data.manifest import (
+    Scan,
+    assign_splits,
+    pair_scans,
+    read_manifest,
+    split_of_pair,
+)
 from edm3d.data.partial import partial_folder
 from edm3d.data.records import checked_groups, merge_records, write_records, write_share
-from edm3d.data.shards import RecordSettings, ShardSummary
+from edm3d.data.shard_file import ShardSummary
+from edm3d.data.shards import RecordSettings
 from edm3d.data.share import Share
 from edm3d.data.workers import usable_cores
 from edm3d.data.xray_geometry import geometry_of
@@ -87,13 +95,34 @@ def scans_with_splits(seed: int, fractions: tuple[float, float, float]) -> list[
     return assign_splits(scans, seed, fractions)
 
 
+def film_lines(shards: list[ShardSummary]) -> list[str]:
+    """How well the films of all shards fit: the worst of the three worst shards, and a warning."""
+    worst = [shard.worst_film for shard in shards if shard.worst_film]
+    if not worst:
+        return []
+    told = "; ".join(
+        f"{f['correlation']:.2f} {f['view']} of {f['case_id']}, moved {f['shift_mm'][0]:+.0f} mm "
+        f"up and {f['shift_mm'][1]:+.0f} mm right"
+        for f in sorted(worst, key=lambda film: film["correlation"])[:3]
+    )
+    films, poor = (sum(n) for n in zip(*((s.films, s.poor_films) for s in shards), strict=True))
+    lines = [f"{films} film fits, lowest correlations with the prior's projection: {told}"]
+    if poor:
+        lines.append(
+            f"warning: {poor} of them correlate less than {LOW_CORRELATION:g}; another view, "
+            "subject or scale? look at them with data_prep/check_dataset.py --html"
+        )
+    return lines
+
+
 def show(info: DatasetInfo, shards: list[ShardSummary], seconds: float) -> None:
     """Prints what was made."""
     for split in SPLITS:
         subjects, counts = info.subjects[split], info.counts[split]
+        without = sum(shard.without_truth for shard in shards if shard.split == split)
         print(
             f"{split:>5}: {len(subjects)} subjects, {counts['cases']} pairs, "
-            f"{counts['records']} records"
+            f"{counts['records']} records" + (f", {without} of them without truth" * bool(without))
         )
     size_mb = sum(file["bytes"] for file in info.files.values()) / 1e6
     print(f"residual std {info.residual_std:.4f} of unit CT, {size_mb:.1f} MB, {seconds:.1f} s")
@@ -103,8 +132,21 @@ def show(info: DatasetInfo, shards: list[ShardSummary], seconds: float) -> None:
             f"note: a target of subject {least.subject} covers only {least.least_coverage:.0%} of "
             "its prior's volume; the rest is taken for air"
         )
+    for line in film_lines(shards):
+        print(line)
     if info.split_by == "pair":
         print("note: SPLIT BY PAIR of one subject: results say nothing about new subjects")
+
+
+def note_targets_left_out(scans: list[Scan]) -> None:
+    """Prints how many scans without CT go into no records."""
+    targets = {pair[1] for pair in pair_scans(scans) if split_of_pair(pair)}
+    left = [scan for scan in scans if scan.ct is None and scan not in targets]
+    if left:
+        print(
+            f"note: {len(left)} scans without ct (row {left[0].row} first) go into no records: "
+            "they can only be test targets, beside a CT of their subject, stage and position"
+        )
 
 
 def share_of_flags() -> Share | None:
@@ -153,6 +195,7 @@ def main(argv: list[str]) -> None:
     start, share = time.monotonic(), share_of_flags()
     settings, seed, fractions = settings_and_seed()
     scans = scans_with_splits(seed, fractions)
+    note_targets_left_out(scans)
     if share is not None:
         build_share(scans, settings, share)
         return

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,15 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.dataset_check import judge, measure, page, sessions
+from data_prep.dataset_check import film_faults, films, judge, measure, page, sessions
 from data_prep.dataset_check.judge import FATAL, Finding, scan_name
 from data_prep.dataset_check.measure import Seen
 from edm3d import command
 from edm3d.data.cases import SPLITS, ScalarRanges
-from edm3d.data.manifest import Rows, Scan, assign_splits, read_rows
-from edm3d.data.record_checks import scan_faults
+from edm3d.data.manifest import Rows, Scan, assign_splits, comparable_scans, read_rows
+from edm3d.data.record_checks import range_faults
 from edm3d.data.workers import outcomes, usable_cores
+from edm3d.data.xray_geometry import Geometry, check_geometry, geometry_of
 from edm3d.errors import InputError
 
 
@@ -43,18 +45,49 @@ def define_flags() -> None:
     flags.DEFINE_bool("same_subject_splits", False, "As for build_records.py.")
 
 
-def see_all(rows: Rows, workers: int) -> list[Seen]:
+def see_all(rows: Rows, workers: int, geometry: Geometry = measure.PARALLEL) -> list[Seen]:
     """Every scan whose files can be opened, in the order of the table; one at a time a worker."""
     files = ("ct", "series", "lung_mask")
     scans = [s for s in rows.scans if not any((s.row, name) in rows.unusable for name in files)]
+    scans = [_without_unusable_films(scan, rows) for scan in scans]
+    items = [(scan, None if scan.ct else _reference(scan, scans)) for scan in scans]
     bar = tqdm(
-        outcomes(measure.see, scans, min(workers, max(len(scans), 1))),
-        total=len(scans),
+        outcomes(partial(_see, geometry=geometry), items, min(workers, max(len(items), 1))),
+        total=len(items),
         unit="scan",
         desc="check",
         mininterval=1.0,
     )
     return sorted(bar, key=lambda seen: seen.scan.row)
+
+
+def _see(item: tuple[Scan, Scan | None], geometry: Geometry) -> Seen:
+    scan, reference = item
+    return measure.see(scan, geometry, reference)
+
+
+def _without_unusable_films(scan: Scan, rows: Rows) -> Scan:
+    """The scan without films whose cells are told as faults of the table."""
+    for film in ("xray_pa", "xray_lat"):
+        if {(scan.row, film), (scan.row, f"{film}_pixel_mm")} & rows.unusable:
+            scan = dataclasses.replace(scan, **{film: None, f"{film}_pixel_mm": None})
+    return scan
+
+
+def _reference(scan: Scan, scans: Sequence[Scan]) -> Scan | None:
+    """A scan with a CT that could be the prior of `scan`."""
+    (group,) = (group for group in comparable_scans(scans) if scan in group)
+    return next((other for other in group if other.ct), None)
+
+
+def geometry_of_config(config: Any) -> Geometry:
+    """The config's geometry of X-rays; parallel beam without one."""
+    if config is None:
+        return measure.PARALLEL
+    with command.data_section_errors():
+        geometry = geometry_of(config.data, int(config.seed))
+    check_geometry(geometry)
+    return geometry
 
 
 def all_findings(
@@ -67,13 +100,14 @@ def all_findings(
     sound = {scan.row for scan in scans}
     found = [Finding(FATAL, "manifest", (row,), f"row {row}", text) for row, text in rows.faults]
     found += [finding for one in seen for finding in judge.findings_of(one)]
+    found += [finding for one in seen for finding in film_faults.findings_of_films(one)]
     found += sessions.findings_between([one for one in seen if one.scan.row in sound])
     found += sessions.findings_of_pairs(scans)
     if ranges is not None:
         found += [
             Finding(FATAL, "range", (scan.row,), scan_name(scan), text)
             for scan in scans
-            for text in scan_faults(scan, ranges)
+            for text in range_faults(scan, ranges)
         ]
     return sorted(found, key=lambda f: (f.level != FATAL, f.rows, f.kind))
 
@@ -127,6 +161,8 @@ def show(seen: Sequence[Seen], findings: Sequence[Finding], told: Sequence[str])
     print(f"{'row':>5}  {'scan':<{width}}  {head}")
     for one, name in zip(seen, names, strict=True):
         print(f"{one.scan.row:>5}  {name:<{width}}  {_numbers(one)}  {worst.get(one.scan.row, '')}")
+        for film in one.films:
+            print(f"{'':>5}  {'':<{width}}  {_plain(films.told(film))}")
     for f in findings:
         print(f"{f.level}: {_plain(f.where)}: {f.kind}: {_plain(f.message)}")
     print("\n".join(told))
@@ -135,7 +171,7 @@ def show(seen: Sequence[Seen], findings: Sequence[Finding], told: Sequence[str])
 def _numbers(seen: Seen) -> str:
     m = seen.measured
     if m is None:
-        return f"{'not readable':<83}"
+        return f"{'not readable' if seen.fault else 'films only':<83}"
     position, sure = judge.position_seen(m)
     shown = f"{_plain(seen.scan.position)} ({position} {sure:.2f})"
     air, tissue = ("-" if v is None else f"{v:.0f}" for v in (m.air_hu, m.tissue_hu))
@@ -150,11 +186,13 @@ def as_json(seen: Sequence[Seen], findings: Sequence[Finding], told: Sequence[st
 
     def plain(one: Seen) -> dict[str, Any]:
         about = {"row": one.scan.row, "subject": one.scan.subject, "scan": one.scan.scan}
+        seen_films = [film.to_plain() for film in one.films]
         if one.measured is None:
-            return {**about, "fault": one.fault}
+            return {**about, "fault": one.fault, "films": seen_films}
         position, sure = judge.position_seen(one.measured)
         values = dataclasses.asdict(one.measured)
         values = {k: None if v != v else v for k, v in values.items()}  # NaN is no JSON
+        values |= {"films": seen_films}
         return {**about, **values, "position_seen": position, "position_confidence": sure}
 
     content = {
@@ -190,7 +228,7 @@ def main(argv: list[str]) -> None:
     scans, ranges = splits_and_ranges(rows, f.config, f.same_subject_splits)
     if f.html:
         _place_of_page(Path(f.html))
-    seen = see_all(rows, f.workers)
+    seen = see_all(rows, f.workers, geometry_of_config(f.config))
     findings = all_findings(rows, seen, ranges, scans)
     told = summary(scans, findings)
     if f.html:

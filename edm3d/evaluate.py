@@ -75,19 +75,28 @@ def find_samples(samples: Path, cases: Sequence[Case]) -> tuple[dict[int, Sample
     """The complete samples by index of their case, and remarks on what is missing or left over."""
     if not samples.is_dir():
         raise InputError(f"--samples {samples} is no folder; give the folder of edm3d.sample")
-    found, ids = {}, set()
+    found, ids, without_truth = {}, set(), 0
     for index in range(len(cases)):
         case = cases[index]
         ids.add(case.case_id)
+        without_truth += case.target_hu is None
         if case.target_hu is not None and (samples / case.case_id / "case.json").is_file():
             found[index] = read_sample(samples / case.case_id, case)
+    with_truth = len(cases) - without_truth
+    if without_truth and not with_truth:
+        raise InputError(f"none of the {len(cases)} test cases has a target CT to compare with")
     if not found:
         raise InputError(
-            f"no complete sample of the {len(cases)} test cases is in {samples}; "
+            f"no complete sample of the {with_truth} test cases is in {samples}; "
             "run edm3d.sample with the same records first"
         )
     others = {p.parent.name for p in samples.glob("*/case.json")} - ids
-    remarks = [f"{len(found)} of {len(cases)} test cases sampled."]
+    remarks = [f"{len(found)} of {with_truth} test cases sampled."]
+    if without_truth:
+        remarks.append(
+            f"{without_truth} more have films but no target CT: skipped, there is no truth to "
+            "compare with."
+        )
     if others:
         remarks.append(f"{len(others)} sample folders belong to no test case of these records.")
     return found, remarks

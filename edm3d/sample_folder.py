@@ -41,6 +41,7 @@ def case_record(
         "prior_ventilation": asdict(case.prior_ventilation),
         "target_ventilation": asdict(case.target_ventilation),
         "input_sha256": inputs,
+        **({"film_fits": case.film_fits} if case.film_fits else {}),
         "members": members,
         "seed": seed,
         "checkpoint_step": checkpoint_step,

@@ -355,6 +355,22 @@ def test_few_constant_and_missing_cases_are_stated(
     assert "Too few cases (2)" in (tmp_path / "report" / "report.html").read_text()
 
 
+def test_cases_without_a_target_ct_are_skipped_and_told(cases: list[Case], tmp_path: Path) -> None:
+    blind = [dataclasses.replace(c, target_hu=None, target_lung_mask=None) for c in cases[:3]]
+    write_records(tmp_path / "records", [*blind, *cases[3:6]])
+    for case in [*blind, *cases[3:5]]:
+        write_sample(tmp_path / "samples", case, [case.prior_hu])
+    metrics = evaluated(tmp_path / "samples", tmp_path / "records", tmp_path / "report")
+    assert metrics["remarks"][:2] == [
+        "2 of 3 test cases sampled.",
+        "3 more have films but no target CT: skipped, there is no truth to compare with.",
+    ]
+    assert not any("belong to no test case" in remark for remark in metrics["remarks"])
+    write_records(tmp_path / "blind", blind)
+    told = refused(tmp_path / "samples", tmp_path / "blind", tmp_path / "other")
+    assert "none of the 3 test cases has a target CT to compare with" in told
+
+
 def test_a_generated_ct_without_lung_is_left_out_and_named(
     cases: list[Case], records: Path, tmp_path: Path
 ) -> None:

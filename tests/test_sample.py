@@ -16,6 +16,7 @@ from edm3d.data.cases import read_cases, read_dataset_info
 from edm3d.diffusion import sampler
 from edm3d.errors import InputError
 from edm3d.generation import Job, member_key, padded_shape
+from tests.data_prep.film_cohorts import without_ct
 
 
 def _sample(run, out, **changes):
@@ -125,6 +126,16 @@ def test_a_manifest_gives_the_same_case_as_its_records(tiny_run, tiny_records, t
     np.testing.assert_allclose(whole.xray_pa, recorded.xray_pa, rtol=1e-6)
     _sample(tiny_run, tmp_path, manifest=manifest, limit=2)
     assert len(list(tmp_path.glob("*/case.json"))) == 2
+
+
+def test_a_target_that_has_films_alone_is_drawn(tiny_run, tmp_path):
+    manifest = without_ct(tmp_path)
+    _sample(tiny_run, tmp_path / "out", manifest=manifest, limit=1)
+    (told,) = (tmp_path / "out").glob("*/case.json")
+    record = json.loads(told.read_text())
+    assert record["case_id"] == "p__a__b" and set(record["film_fits"]) == {"pa", "lat"}
+    assert told.with_name("generated.nii.gz").is_file()
+    _sample(tiny_run, tmp_path / "out", manifest=manifest, limit=1)  # it is known to be drawn
 
 
 @pytest.mark.parametrize(

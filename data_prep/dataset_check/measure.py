@@ -18,17 +18,20 @@ from data_prep.dataset_check.coarse import (
     spine_side,
     trunk,
 )
+from data_prep.dataset_check.films import FilmSeen, see_films
 from data_prep.dataset_check.pictures import strip
 from edm3d.data import dicom
 from edm3d.data.lung_masks import read_lung_mask
 from edm3d.data.manifest import Scan
 from edm3d.data.volumes import AIR_HU, Grid, Volume, read_ct
+from edm3d.data.xray_geometry import Geometry
 from edm3d.errors import InputError
 from edm3d.segmentation import LEFT, RIGHT, classical_lungs
 
 TISSUE_RANGE_HU = (-50, 250)  # muscle, blood and liver without fat, shifted by some
 TISSUE_BIN_HU = 5
 LEAST_OUTSIDE = 0.01  # of all voxels, to tell the HU of outside air
+PARALLEL = Geometry()
 SAMPLED = 200_000  # voxels, to find a value that very many share
 
 
@@ -74,17 +77,39 @@ class Seen:
     measured: Measurement | None = None
     picture: bytes = b""
     fault: str = ""
+    films: tuple[FilmSeen, ...] = ()
 
 
-def see(scan: Scan) -> Seen:
-    """Opens one scan and measures it; a fault of its files becomes words."""
+def see(scan: Scan, geometry: Geometry = PARALLEL, reference: Scan | None = None) -> Seen:
+    """Opens one scan with its films and measures it; a fault of its files becomes words.
+
+    The films of a scan without CT are held against `reference`, a comparable scan that has one.
+    """
+    if scan.ct is None:
+        return Seen(scan, films=_films_alone(scan, geometry, reference))
     try:
         opened = _opened(scan)
         labels = classical_lungs(opened.hu, opened.spacing)
         measured = _measured(scan, opened, labels)
-        return Seen(scan, opened.grid, measured, strip(opened.hu, opened.spacing, labels))
+        films = see_films(scan, _name(scan), opened.hu, opened.spacing, geometry)
+        picture = strip(opened.hu, opened.spacing, labels)
+        return Seen(scan, opened.grid, measured, picture, films=films)
     except InputError as error:
-        return Seen(scan, fault=str(error))
+        return Seen(scan, fault=str(error), films=_films_alone(scan, geometry, None))
+
+
+def _films_alone(scan: Scan, geometry: Geometry, reference: Scan | None) -> tuple[FilmSeen, ...]:
+    if reference is None:
+        return see_films(scan, "", None, (1.0, 1.0, 1.0), geometry)
+    try:
+        opened = _opened(reference)
+    except InputError:  # told in the reference's own row
+        return _films_alone(scan, geometry, None)
+    return see_films(scan, _name(reference), opened.hu, opened.spacing, geometry)
+
+
+def _name(scan: Scan) -> str:
+    return f"{scan.subject}/{scan.scan}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,8 @@ import base64
 from collections.abc import Sequence
 from html import escape
 
+from data_prep.dataset_check import films
+from data_prep.dataset_check.films import FilmSeen
 from data_prep.dataset_check.judge import FATAL, Finding, scan_name
 from data_prep.dataset_check.measure import Measurement, Seen
 from edm3d.report.style import CSS
@@ -22,7 +24,8 @@ READING = (
     "Each strip: axial and coronal cut through the middle of the lungs, sagittal cut through the "
     "right lung (window -1000 to 400 HU), then the X-rays computed from the scan, posterior-"
     "anterior and lateral. The subject's right is on the left of the pictures, anterior on top or "
-    "on the left. Volumes are of the classical lung mask."
+    "on the left. Volumes are of the classical lung mask. Below, where a scan has films: the "
+    "projection, and the film as it was matched to it."
 )
 
 
@@ -90,14 +93,9 @@ def _scan(seen: Seen, findings: Sequence[Finding]) -> str:
         f"{scan_name(scan)}: {scan.stage}, {scan.position}, {scan.ventilation.phase}, "
         f"PEEP {scan.ventilation.peep_cmh2o:g} (row {scan.row})"
     )
-    picture = ""
-    if seen.picture:
-        data = base64.b64encode(seen.picture).decode("ascii")
-        picture = (
-            f'<img loading="lazy" src="data:image/jpeg;base64,{data}" '
-            f'alt="{escape(scan_name(scan))}">'
-        )
+    picture = _image(seen.picture, scan_name(scan))
     told = f'<p class="note">{escape(facts(seen.measured))}</p>' if seen.measured else ""
+    told += "".join(_film(film) for film in seen.films)
     faults = "".join(
         f"<p>{_level(f.level)} {escape(f.kind)}: {escape(f.message)}</p>" for f in findings
     )
@@ -105,3 +103,15 @@ def _scan(seen: Seen, findings: Sequence[Finding]) -> str:
         f'<section class="scan" id="row{scan.row}"><h3>{escape(title)}</h3>{picture}{told}{faults}'
         "</section>"
     )
+
+
+def _image(jpeg: bytes, name: str) -> str:
+    if not jpeg:
+        return ""
+    data = base64.b64encode(jpeg).decode("ascii")
+    return f'<img loading="lazy" src="data:image/jpeg;base64,{data}" alt="{escape(name)}">'
+
+
+def _film(film: FilmSeen) -> str:
+    name = f"Projection of {film.of_ct} and {film.view} film"
+    return f'{_image(film.picture, name)}<p class="note">{escape(films.told(film))}</p>'

@@ -18,8 +18,6 @@ WINDOW_HU = (-1000.0, 400.0)
 
 def strip(hu: np.ndarray, spacing: Spacing, labels: np.ndarray) -> bytes:
     """JPEG of axial, coronal and sagittal cuts through the lungs, PA and lateral X-ray."""
-    from matplotlib.image import imsave
-
     z, y, x = _centre(labels)
     dz, dy, dx = spacing
     cuts = [(hu[z], (dy, dx)), (hu[::-1, y], (dz, dx)), (hu[::-1, :, x], (dz, dy))]
@@ -29,6 +27,18 @@ def strip(hu: np.ndarray, spacing: Spacing, labels: np.ndarray) -> bytes:
     lateral = line_integrals(whole, spacing_mm=dx)[1][::-1]
     for image, size in ((pa, (dz, dx)), (lateral, (dz, dy))):
         shown.append(_scaled(_gray(image, 0.0, float(np.percentile(image, 99.5)) or 1.0), size))
+    return _jpeg(shown)
+
+
+def side_by_side(projection: np.ndarray, film: np.ndarray) -> bytes:
+    """JPEG of two images `[rows to superior, columns]` on one grid, in the window of the first."""
+    top = float(np.percentile(projection, 99.5)) or 1.0
+    return _jpeg([_scaled(_gray(i[::-1], 0.0, top), (1.0, 1.0)) for i in (projection, film)])
+
+
+def _jpeg(shown: list[np.ndarray]) -> bytes:
+    from matplotlib.image import imsave
+
     rows = max(image.shape[0] for image in shown)
     padded = [np.pad(image, ((0, rows - image.shape[0]), (0, 4))) for image in shown]
     buffer = io.BytesIO()

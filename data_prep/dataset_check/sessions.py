@@ -169,6 +169,17 @@ def findings_of_pairs(scans: Sequence[Scan]) -> list[Finding]:
         for group in comparable_scans(scans)
         if len(group) == 1
     ]
+    found += [
+        Finding(
+            WARNING,
+            "no prior",
+            tuple(scan.row for scan in group),
+            session_name(group[0]),
+            "no scan of its session has a CT, so there is nothing to start from",
+        )
+        for group in comparable_scans(scans)
+        if len(group) > 1 and not any(scan.ct for scan in group)
+    ]
     for split, pairs in pairs_of_splits(scans).items():
         if pairs == 0 and all(scan.split for scan in scans):
             level = FATAL if split == "train" else WARNING

@@ -23,7 +23,7 @@ from data_prep.dicom_import.tree import Group
 from edm3d.data.dicom import Series, posture, volume_of
 from edm3d.data.dicom_frames import count_frames
 from edm3d.data.dicom_header import read_header
-from edm3d.data.shards import sha256_of
+from edm3d.data.shard_file import sha256_of
 from edm3d.data.volumes import AIR_HU, check_hu, write_nifti
 from edm3d.errors import InputError
 

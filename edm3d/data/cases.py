@@ -9,7 +9,7 @@ written).
 import dataclasses
 import json
 from collections.abc import Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, overload
 
@@ -44,7 +44,11 @@ class ScalarRanges:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One prior/target pair, or a block of it. X-rays and affine belong to the whole volume."""
+    """One prior/target pair, or a block of it. X-rays and affine belong to the whole volume.
+
+    `film_fits` tells of each view, 'pa' or 'lat', that is a real radiograph how it was brought to
+    the scale of the prior's projection: the fields of `edm3d.data.film_match.FilmFit`.
+    """
 
     case_id: str
     subject: str
@@ -65,6 +69,7 @@ class Case:
     block_start_zyx: tuple[int, int, int] = (0, 0, 0)
     prior_lung_mask: np.ndarray | None = None
     target_lung_mask: np.ndarray | None = None
+    film_fits: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def is_whole(self) -> bool:
@@ -112,6 +117,8 @@ def _unpacked(value: Any) -> Any:
 def encode_case(case: Case) -> bytes:
     """The case as one msgpack record."""
     fields = {f.name: _packed(getattr(case, f.name)) for f in dataclasses.fields(case)}
+    if not case.film_fits:
+        del fields["film_fits"]  # the bytes of a record without films are those they always were
     return bytes(msgpack.packb({"schema_version": SCHEMA_VERSION, **fields}) or b"")
 
 
@@ -119,7 +126,7 @@ def decode_case(record: bytes) -> Case:
     """The case of a record; its arrays are read-only views of the record's bytes."""
     try:
         fields = msgpack.unpackb(record)
-        version = fields.pop("schema_version")
+        version, fits = fields.pop("schema_version"), fields.pop("film_fits", {})
     except Exception as error:
         raise InputError(f"record is damaged ({error}); build the records again") from error
     if version != SCHEMA_VERSION:
@@ -127,7 +134,7 @@ def decode_case(record: bytes) -> Case:
             f"schema of a record is {version}, this edm3d reads {SCHEMA_VERSION}; "
             "build the records again"
         )
-    return Case(**{name: _unpacked(value) for name, value in fields.items()})
+    return Case(**{name: _unpacked(value) for name, value in fields.items()}, film_fits=fits)
 
 
 # The folder of records.

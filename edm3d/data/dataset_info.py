@@ -7,7 +7,8 @@ import numpy as np
 
 import edm3d
 from edm3d.data.cases import SCHEMA_VERSION, SPLITS, DatasetInfo
-from edm3d.data.shards import RecordSettings, ShardSummary
+from edm3d.data.shard_file import ShardSummary
+from edm3d.data.shards import RecordSettings
 from edm3d.errors import InputError
 
 

@@ -28,7 +28,9 @@ REQUIRED = (
     "tidal_volume_ml_kg",
     "ct",
 )
-OPTIONAL = ("series", "weight_kg", "lung_mask", "split", "xray_pa", "xray_lat")
+_FILMS = ("xray_pa", "xray_lat")
+_PIXELS = tuple(f"{film}_pixel_mm" for film in _FILMS)
+OPTIONAL = ("series", "weight_kg", "lung_mask", "split", *_FILMS, *_PIXELS)
 STAGES = ("early", "stabilised")
 POSITIONS = ("supine", "prone")
 PHASES = ("inspiration", "expiration")
@@ -42,7 +44,9 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 class Scan:
     """One row of the manifest; `row` is its line in a spreadsheet (the header is line 1).
 
-    `ct` is a file or a folder of DICOM, of which `series` picks one series (number or key).
+    `ct` is a file or a folder of DICOM, of which `series` picks one series (number or key). It is
+    None where only both films of that state exist: such a scan is a target without known truth. The
+    square pixels of a film are `_pixel_mm` wide on the detector, where the file does not say so.
     """
 
     row: int
@@ -51,12 +55,14 @@ class Scan:
     stage: str
     position: str
     ventilation: Ventilation
-    ct: Path
+    ct: Path | None
     weight_kg: float | None = None
     lung_mask: Path | None = None
     split: str | None = None
     xray_pa: Path | None = None
     xray_lat: Path | None = None
+    xray_pa_pixel_mm: float | None = None
+    xray_lat_pixel_mm: float | None = None
     series: str | None = None
 
 
@@ -157,8 +163,9 @@ class _Row:
         except (ValueError, OSError, RuntimeError):  # a NUL, too long a name, a loop of links
             path, found = folder, False
         if not self.cells[column]:
-            what = "a file, or of a folder of DICOM" if column == "ct" else "a file"
-            self.fault(column, f"give the path of {what}")
+            films = "leave it empty only beside both films, xray_pa and xray_lat"
+            more = f", or of a folder of DICOM; {films}" if column == "ct" else ""
+            self.fault(column, f"give the path of a file{more}")
         elif not allow_outside and not path.is_relative_to(folder):
             self.fault(column, f"it leaves the manifest's folder {folder}; pass --allow_outside")
         elif not found:
@@ -173,6 +180,20 @@ def _parse_row(row: _Row, folder: Path, allow_outside: bool) -> Scan:
     def file(column: str) -> Path:
         return row.file(column, folder, allow_outside)
 
+    def ct() -> Path | None:
+        if row.cells["ct"] or not all(row.cells.get(film) for film in _FILMS):
+            return file("ct")
+        for column in ("series", "lung_mask"):
+            if row.cells.get(column):
+                row.fault(column, "it belongs to a CT, and ct is empty; give both or neither")
+        return None
+
+    def pixel_mm(column: str) -> float:
+        film = column.removesuffix("_pixel_mm")
+        if not row.cells.get(film):
+            row.fault(column, f"name the film in {film}, or clear the cell")
+        return row.number(column, "mm, one of square pixels")
+
     return Scan(
         row=row.row,
         subject=row.identifier("subject"),
@@ -184,13 +205,15 @@ def _parse_row(row: _Row, folder: Path, allow_outside: bool) -> Scan:
             tidal_volume_ml_kg=row.number("tidal_volume_ml_kg", "ml/kg"),
             phase=row.choice("phase", PHASES),
         ),
-        ct=file("ct"),
+        ct=ct(),
         series=row.optional("series", row.series),
         weight_kg=row.optional("weight_kg", lambda column: row.number(column, "kg")),
         lung_mask=row.optional("lung_mask", file),
         split=row.optional("split", lambda column: row.choice(column, SPLITS)),
         xray_pa=row.optional("xray_pa", file),
         xray_lat=row.optional("xray_lat", file),
+        xray_pa_pixel_mm=row.optional("xray_pa_pixel_mm", pixel_mm),
+        xray_lat_pixel_mm=row.optional("xray_lat_pixel_mm", pixel_mm),
     )
 
 
@@ -203,8 +226,10 @@ def _check_repeats(scans: Sequence[Scan], faults: _Faults) -> None:
         if row != scan.row:
             mend = f"row {row} of subject {scan.subject!r} has that name already; rename one"
             faults.add(scan.row, "scan", scan.scan, mend)
+        if scan.ct is None or not scan.ct.exists():
+            continue
         before = files.setdefault(scan.ct, [])
-        for other in (o for o in before if scan.ct.exists() and not _differ(o, scan)):
+        for other in (o for o in before if not _differ(o, scan)):
             mend = f"row {other.row} uses the same file (or series of it); give each scan its own"
             faults.add(scan.row, "ct", scan.ct.name, mend)
             break
@@ -213,7 +238,7 @@ def _check_repeats(scans: Sequence[Scan], faults: _Faults) -> None:
 
 def _check_films_and_masks(scans: Sequence[Scan], faults: _Faults) -> None:
     first: dict[Path, tuple[int, str]] = {}
-    for scan, column in itertools.product(scans, ("lung_mask", "xray_pa", "xray_lat")):
+    for scan, column in itertools.product(scans, ("lung_mask", *_FILMS)):
         path = getattr(scan, column)
         if path is None or not path.is_file():
             continue
@@ -298,8 +323,12 @@ def read_manifest(
 
 
 def pair_scans(scans: Sequence[Scan]) -> list[Pair]:
-    """Ordered pairs (prior, target) of different scans of one subject, stage and position."""
-    return [pair for group in comparable_scans(scans) for pair in itertools.permutations(group, 2)]
+    """Ordered pairs (prior, target) of different scans of one subject, stage and position.
+
+    A scan without CT is a target only.
+    """
+    groups = comparable_scans(scans)
+    return [pair for group in groups for pair in itertools.permutations(group, 2) if pair[0].ct]
 
 
 def comparable_scans(scans: Sequence[Scan]) -> Iterator[list[Scan]]:
@@ -340,11 +369,13 @@ def assign_splits(
 
 
 def split_of_pair(pair: Pair) -> str | None:
-    """The split of a pair: its target's; None for a training target with a held-back prior.
+    """The split of a pair: its target's; None for a pair that is in no records.
 
-    With splits by subject both scans share one. With splits by scan this keeps every val and test
-    scan out of training, as target and as prior.
+    With splits by subject both scans share one. With splits by scan, a training target with a
+    held-back prior is in none, which keeps every val and test scan out of training. Without CT a
+    scan is no prior, and as a target it teaches nothing: it is only in the test records.
     """
     prior, target = pair
     held_back = target.split == "train" and prior.split != "train"
-    return None if held_back else target.split
+    no_truth = target.ct is None and target.split != "test"
+    return None if held_back or no_truth or prior.ct is None else target.split

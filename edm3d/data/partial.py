@@ -24,14 +24,8 @@ from typing import Any
 import edm3d
 from edm3d.data.cases import DATASET_FILE, SCHEMA_VERSION
 from edm3d.data.manifest import Scan
-from edm3d.data.shards import (
-    Group,
-    RecordSettings,
-    ShardSummary,
-    disk_faults,
-    sha256_of,
-    write_group,
-)
+from edm3d.data.shard_file import ShardSummary, disk_faults, sha256_of
+from edm3d.data.shards import Group, RecordSettings, write_group
 from edm3d.data.share import Share, held
 from edm3d.errors import InputError
 

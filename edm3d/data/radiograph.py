@@ -51,7 +51,7 @@ def read_radiograph(path: str | Path, view: str, *, pixel_mm: float | None = Non
     if spacing is None and pixel_mm is not None:
         spacing = (pixel_mm, pixel_mm)
     if spacing is None:
-        mend = "give DICOM or NIfTI (or --pixel_mm to the preview)"
+        mend = f"give xray_{view}_pixel_mm in the manifest, --pixel_mm to the preview"
         raise InputError(f"X-ray {path} states no pixel size; {mend}")
     _check_spacing(spacing, path)
     with np.errstate(over="ignore"):  # becomes infinity, which is refused

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from edm3d.data.cases import ScalarRanges
 from edm3d.data.lung_masks import check_mask_grid
 from edm3d.data.manifest import Scan
-from edm3d.data.radiograph import read_radiograph
 from edm3d.data.shards import RecordSettings
+from edm3d.data.target_xray import read_film
 from edm3d.data.volumes import read_grid
 from edm3d.data.xray_geometry import check_geometry
 from edm3d.errors import InputError
@@ -34,8 +34,8 @@ def check_settings(settings: RecordSettings) -> None:
     check_geometry(settings.geometry)
 
 
-def scan_faults(scan: Scan, ranges: ScalarRanges) -> Iterator[str]:
-    """What of a scan's row stands against building records of it."""
+def range_faults(scan: Scan, ranges: ScalarRanges) -> Iterator[str]:
+    """The settings of a scan's row that lie outside those of the config."""
     for field in dataclasses.fields(ranges):
         low, high = getattr(ranges, field.name)
         value = getattr(scan.ventilation, field.name)
@@ -44,12 +44,14 @@ def scan_faults(scan: Scan, ranges: ScalarRanges) -> Iterator[str]:
                 f"row {scan.row}, column {field.name} is {value:g}; scalar_ranges of the config is "
                 f"{low:g}..{high:g}: leave the scan out or widen the range"
             )
+
+
+def _film_faults(scan: Scan) -> Iterator[str]:
     for view in ("pa", "lat"):
-        if path := getattr(scan, f"xray_{view}"):
-            try:
-                read_radiograph(path, view)
-            except InputError as error:
-                yield f"row {scan.row}: {error}"
+        try:
+            read_film(scan, view)
+        except InputError as error:
+            yield f"row {scan.row}: {error}"
 
 
 def _check_grids(scan: Scan) -> None:
@@ -57,6 +59,8 @@ def _check_grids(scan: Scan) -> None:
 
     From headers alone; labels are looked at when the mask is read.
     """
+    if scan.ct is None:  # a target of which only films exist, which has no mask either
+        return
     grid = read_grid(scan.ct, series=scan.series)
     if scan.lung_mask is not None:
         check_mask_grid(scan.lung_mask, read_grid(scan.lung_mask), scan.ct, grid)
@@ -66,7 +70,7 @@ def check_scans(scans: Sequence[Scan], ranges: ScalarRanges) -> None:
     """Raises one `InputError` for all scans with bad settings, X-rays or headers."""
     faults = []
     for scan in scans:
-        faults += scan_faults(scan, ranges)
+        faults += [*range_faults(scan, ranges), *_film_faults(scan)]
         try:
             _check_grids(scan)
         except InputError as error:

@@ -37,15 +37,8 @@ from edm3d.data.partial import (
     partial_folder,
 )
 from edm3d.data.record_checks import check_scans, check_settings
-from edm3d.data.shards import (
-    DiskFault,
-    Group,
-    OnGrid,
-    RecordSettings,
-    ShardSummary,
-    read_on_grid,
-    whole_case,
-)
+from edm3d.data.shard_file import DiskFault, ShardSummary
+from edm3d.data.shards import Group, OnGrid, RecordSettings, read_on_grid, whole_case
 from edm3d.data.share import Share
 from edm3d.data.volumes import Grid, read_grid, working_grid
 from edm3d.data.workers import outcomes
@@ -266,9 +259,11 @@ class ManifestCases(Sequence[Case]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         prior, target = self.pairs[index]
+        assert prior.ct is not None
         grid = working_grid(read_grid(prior.ct, series=prior.series), self.settings.spacing_mm)
         place = grid.shape_zyx, grid.affine_lps.tobytes()
-        first, second = (self._kept(scan, *place) for scan in (prior, target))
+        first = self._kept(prior, *place)
+        second = self._kept(target, *place) if target.ct else None
         return whole_case((prior, target), first, second, grid, self.settings)
 
     def _read(self, scan: Scan, shape_zyx: tuple[int, int, int], affine_lps: bytes) -> OnGrid:

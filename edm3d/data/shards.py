@@ -1,31 +1,27 @@
 """Writing one group of comparable scans to its shards: read, resample, project, cut, encode.
 
 A group is the scans of one subject, stage and position. Every scan of it is read and resampled once
-for each distinct working grid, however many pairs it is in. Read next: `edm3d.data.records`.
+for each distinct working grid, however many pairs it is in. Read next: `edm3d.data.shard_file` (how
+a file is written), `edm3d.data.records`.
 """
 
-import contextlib
 import dataclasses
 import functools
-import hashlib
 import itertools
-import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from edm3d.data.cases import UNIT_HU, Case, ScalarRanges, encode_case
-from edm3d.data.grid import Corner, block_corners, crop
+from edm3d.data.cases import Case, ScalarRanges
 from edm3d.data.lung_masks import labels_on, read_lung_mask
 from edm3d.data.manifest import Pair, Scan, split_of_pair
 from edm3d.data.projection import xrays
+from edm3d.data.shard_file import Shard, ShardSummary, disk_faults
 from edm3d.data.target_xray import target_xray
 from edm3d.data.volumes import (
-    AIR_HU,
     Grid,
     Volume,
     coverage,
@@ -38,9 +34,6 @@ from edm3d.data.volumes import (
 from edm3d.data.xray_geometry import Bedside, Cone, Geometry
 from edm3d.errors import InputError
 
-# Random access needs one record a group. zstd:1 is chosen for its size, not for speed: records take
-# 43 % of the bytes, and an example 4 to 8 ms more of one core (benchmarks/pipeline.py).
-WRITER_OPTIONS = "group_size:1,zstd:1"
 LEAST_COVERAGE = 0.5  # of the prior's volume by the target; the rest trains as body turned to air
 
 
@@ -80,34 +73,6 @@ class Group:
         return sum(1 for pair in itertools.permutations(self.scans, 2) if split_of_pair(pair))
 
 
-@dataclass(frozen=True)
-class ShardSummary:
-    """What a shard holds; residual sums are over unit-CT voxels, for training shards."""
-
-    name: str
-    split: str
-    subject: str
-    cases: int
-    records: int
-    size_bytes: int
-    sha256: str
-    residual_sum: float
-    residual_square_sum: float
-    voxels: int
-    least_coverage: float
-    largest_volume_zyx: tuple[int, int, int]
-
-    @staticmethod
-    def from_plain(fields: dict[str, Any]) -> "ShardSummary":
-        """A summary from its JSON values."""
-        z, y, x = fields["largest_volume_zyx"]
-        return ShardSummary(**{**fields, "largest_volume_zyx": (z, y, x)})
-
-
-class DiskFault(InputError):
-    """The disk is full or refuses a file: no group can be finished, so there is no going on."""
-
-
 @dataclass(frozen=True, eq=False)
 class OnGrid:
     """A scan on a working grid: int16 HU, clean X-rays, its lung mask, the share it covers."""
@@ -125,21 +90,24 @@ def _to_grid(scan: Scan, ct: Volume, grid: Grid, settings: RecordSettings) -> On
     del ct  # the largest array: gone before a mask as large is read
     pa, lat = xrays(hu, settings.geometry, spacing_mm=settings.spacing_mm)
     labels = None
-    if scan.lung_mask is not None:
+    if scan.ct is not None and scan.lung_mask is not None:
         mask = read_lung_mask(scan.lung_mask, scan.ct, ct_grid)
         labels = labels_on(mask, grid, antialias=settings.antialias)
     return OnGrid(hu, pa, lat, labels, covered)
 
 
 def read_on_grid(scan: Scan, grid: Grid, settings: RecordSettings) -> OnGrid:
-    """The scan as it lies on a working grid."""
+    """The scan, which has a CT, as it lies on a working grid."""
+    assert scan.ct is not None
     return _to_grid(scan, read_ct(scan.ct, series=scan.series), grid, settings)
 
 
 def _priors_by_grid(scans: Sequence[Scan], spacing_mm: float) -> list[tuple[Grid, list[Scan]]]:
-    """The distinct working grids of the scans, each with the scans that live on it."""
+    """The distinct working grids of the scans with a CT, each with the scans that live on it."""
     found: list[tuple[Grid, list[Scan]]] = []
     for scan in scans:
+        if scan.ct is None:
+            continue
         grid = working_grid(read_grid(scan.ct, series=scan.series), spacing_mm)
         for known, members in found:
             if same_grid(known, grid):
@@ -150,41 +118,38 @@ def _priors_by_grid(scans: Sequence[Scan], spacing_mm: float) -> list[tuple[Grid
     return found
 
 
-def _check_overlap(pair: Pair, prior: OnGrid, target: OnGrid, spacing_mm: float) -> None:
-    """Raises `InputError` where the target, or the lung of either, is not on the prior's grid."""
-    first, second = pair
-    if target.covered == 0:
-        raise InputError(
-            f"{second.ct} does not overlap {first.ct} in scanner coordinates; pair only scans of "
-            "one frame, or register them first"
-        )
-    if target.covered < LEAST_COVERAGE:
-        raise InputError(
-            f"{second.ct} covers {target.covered:.0%} of {first.ct} in scanner coordinates; pair "
-            f"only scans that share {LEAST_COVERAGE:.0%} of the prior or more"
-        )
-    for scan, placed in ((first, prior), (second, target)):
-        if placed.lung_mask is not None and not placed.lung_mask.any():
+def _check_masks(pair: Pair, prior: OnGrid, target: OnGrid | None, spacing_mm: float) -> None:
+    """Raises `InputError` where the lung of either scan is not on the prior's grid."""
+    for scan, placed in zip(pair, (prior, target), strict=True):
+        if placed and placed.lung_mask is not None and not placed.lung_mask.any():
             raise InputError(
                 f"lung mask {scan.lung_mask} leaves no voxel of {spacing_mm:g} mm on the grid of "
-                f"{first.ct}; give a mask of the whole lungs"
+                f"{pair[0].ct}; give a mask of the whole lungs"
             )
 
 
 def whole_case(
-    pair: Pair, prior: OnGrid, target: OnGrid, grid: Grid, settings: RecordSettings
+    pair: Pair, prior: OnGrid, target: OnGrid | None, grid: Grid, settings: RecordSettings
 ) -> Case:
-    """The case of a pair whose scans lie on `grid`, the prior's working grid."""
+    """The case of a pair whose scans lie on `grid`, the prior's working grid.
+
+    `target` is None where the target scan has films only: then the case has no target volume.
+    """
     first, second = pair
-    _check_overlap(pair, prior, target, settings.spacing_mm)
+    if target is not None:
+        _check_coverage(pair, target.covered)
+    _check_masks(pair, prior, target, settings.spacing_mm)
     case_id = f"{first.subject}__{first.scan}__{second.scan}"
     seen = functools.partial(
         target_xray,
-        target_hu=target.hu,
+        scan=second,
+        target_hu=target and target.hu,
         geometry=settings.geometry,
         spacing_mm=settings.spacing_mm,
         case_id=case_id,
     )
+    pa, pa_fit = seen("pa", clean=target and target.xray_pa, prior=prior.xray_pa)
+    lat, lat_fit = seen("lat", clean=target and target.xray_lat, prior=prior.xray_lat)
     return Case(
         case_id=case_id,
         subject=first.subject,
@@ -195,112 +160,32 @@ def whole_case(
         prior_ventilation=first.ventilation,
         target_ventilation=second.ventilation,
         prior_hu=prior.hu,
-        target_hu=target.hu,
-        xray_pa=seen("pa", second.xray_pa, clean=target.xray_pa, prior=prior.xray_pa),
-        xray_lat=seen("lat", second.xray_lat, clean=target.xray_lat, prior=prior.xray_lat),
+        target_hu=target and target.hu,
+        xray_pa=pa,
+        xray_lat=lat,
         prior_xray_pa=prior.xray_pa,
         prior_xray_lat=prior.xray_lat,
         affine_lps=grid.affine_lps,
         volume_shape_zyx=grid.shape_zyx,
         prior_lung_mask=prior.lung_mask,
-        target_lung_mask=target.lung_mask,
+        target_lung_mask=target and target.lung_mask,
+        film_fits={v: f.to_plain() for v, f in (("pa", pa_fit), ("lat", lat_fit)) if f},
     )
 
 
-def block_of(case: Case, start: Corner, block: int) -> Case:
-    """The block of a whole case that begins at `start`, without lung masks."""
-    shape = [min(n, block) for n in case.volume_shape_zyx]
-    assert case.target_hu is not None
-    return dataclasses.replace(
-        case,
-        prior_hu=crop(case.prior_hu, start, shape, fill=AIR_HU),
-        target_hu=crop(case.target_hu, start, shape, fill=AIR_HU),
-        block_start_zyx=start,
-        prior_lung_mask=None,
-        target_lung_mask=None,
-    )
-
-
-@contextlib.contextmanager
-def disk_faults(path: Path) -> Iterator[None]:
-    """Turns the operating system's word on a file being written into `DiskFault`."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # ArrayRecord tells of a full disk by RuntimeError
-        fault = str(error).splitlines()[0]
-        raise DiskFault(
-            f"{path} cannot be written ({fault}); free space or change --out"
-        ) from error
-
-
-class _Shard:
-    """A shard being written, and the sums over what went into it."""
-
-    def __init__(self, folder: Path, name: str, split: str, settings: RecordSettings):
-        from array_record.python.array_record_module import ArrayRecordWriter
-
-        self.path, self.split, self.settings = folder / name, split, settings
-        self.writer = ArrayRecordWriter(str(self.path), WRITER_OPTIONS)
-        self.subject, self.cases, self.records = "", 0, 0
-        self.sums = np.zeros(2)
-        self.voxels, self.least_coverage = 0, 1.0
-        self.largest_volume = np.zeros(3, int)
-
-    def add(self, case: Case, covered: float) -> None:
-        self.subject, self.cases = case.subject, self.cases + 1
-        self.least_coverage = min(self.least_coverage, covered)
-        self.largest_volume = np.maximum(self.largest_volume, case.volume_shape_zyx)
-        blocks = [case]
-        if self.split == "train":
-            corners = block_corners(case.volume_shape_zyx, self.settings.block)
-            blocks = [block_of(case, start, self.settings.block) for start in corners]
-        for block in blocks:
-            with disk_faults(self.path):
-                self.writer.write(encode_case(block))
-            self.records += 1
-            if self.split == "train":
-                self._add_residual(block)
-
-    def _add_residual(self, block: Case) -> None:
-        # Whole HU in float64: the sums are exact, in whatever order and number of threads.
-        low, high = self.settings.window_hu
-        assert block.target_hu is not None
-        flat = np.clip(block.target_hu.ravel(), low, high).astype(np.float64)
-        flat -= np.clip(block.prior_hu.ravel(), low, high)
-        self.sums += (flat.sum(), flat @ flat)
-        self.voxels += flat.size
-
-    def close(self) -> ShardSummary:
-        with disk_faults(self.path):
-            self.writer.close()
-            _sync(self.path)
-        z, y, x = self.largest_volume.tolist()
-        return ShardSummary(
-            name=self.path.name,
-            split=self.split,
-            subject=self.subject,
-            cases=self.cases,
-            records=self.records,
-            size_bytes=self.path.stat().st_size,
-            sha256=sha256_of(self.path),
-            residual_sum=self.sums[0] / UNIT_HU,
-            residual_square_sum=self.sums[1] / UNIT_HU**2,
-            voxels=self.voxels,
-            least_coverage=self.least_coverage,
-            largest_volume_zyx=(z, y, x),
+def _check_coverage(pair: Pair, covered: float) -> None:
+    """Raises `InputError` where the target's CT shows too little of the prior's volume."""
+    first, second = pair
+    if covered == 0:
+        raise InputError(
+            f"{second.ct} does not overlap {first.ct} in scanner coordinates; pair only scans of "
+            "one frame, or register them first"
         )
-
-
-def _sync(path: Path) -> None:
-    """Returns when the file's bytes are on the disk, so that no loss of power tears it."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-
-
-def sha256_of(path: Path) -> str:
-    """The hexadecimal SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    if covered < LEAST_COVERAGE:
+        raise InputError(
+            f"{second.ct} covers {covered:.0%} of {first.ct} in scanner coordinates; pair "
+            f"only scans that share {LEAST_COVERAGE:.0%} of the prior or more"
+        )
 
 
 class _Shelf:
@@ -325,7 +210,12 @@ class _Shelf:
 def write_group(group: Group, settings: RecordSettings, folder: Path) -> list[ShardSummary]:
     """Writes `folder/SPLIT.array_record`; every scan is read once for each distinct grid."""
     shards = {
-        split: _Shard(folder, f"{split}.array_record", split, settings)
+        split: Shard(
+            folder / f"{split}.array_record",
+            split,
+            block=settings.block,
+            window_hu=settings.window_hu,
+        )
         for split in group.shard_of_split
     }
     for grid, priors in _priors_by_grid(group.scans, settings.spacing_mm):
@@ -339,7 +229,7 @@ def _add_pairs(
     grid: Grid,
     priors: Sequence[Scan],
     settings: RecordSettings,
-    shards: dict[str, _Shard],
+    shards: dict[str, Shard],
     shelf: _Shelf,
 ) -> None:
     """Adds all pairs of `priors`, which live on `grid`, to the shards of their splits."""
@@ -347,10 +237,11 @@ def _add_pairs(
     pairs = [(pair, split) for pair in pairs if (split := split_of_pair(pair))]
     wanted = {scan for pair, _ in pairs for scan in pair}
     for scan in scans:
-        if scan in wanted:
+        if scan in wanted and scan.ct:
             shelf.put(scan, read_on_grid(scan, grid, settings))
     for prior_scan, group in itertools.groupby(pairs, lambda item: item[0][0]):
         prior = shelf.get(prior_scan)
         for pair, split in group:
-            target = shelf.get(pair[1])
-            shards[split].add(whole_case(pair, prior, target, grid, settings), target.covered)
+            target = shelf.get(pair[1]) if pair[1].ct else None
+            covered = target.covered if target else 1.0
+            shards[split].add(whole_case(pair, prior, target, grid, settings), covered)

@@ -40,7 +40,15 @@ INFO = DatasetInfo(
 
 
 @pytest.mark.parametrize("block", [None, (4, 5, 6)])
-@pytest.mark.parametrize("changes", [{}, {"target_hu": None}, {"prior_lung_mask": np.eye(3, 3)}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"target_hu": None},
+        {"prior_lung_mask": np.eye(3, 3)},
+        {"film_fits": {"pa": {"gain": 0.5, "shift_mm": [2.0, -4.0]}}},
+    ],
+)
 def test_a_case_survives_its_record(block, changes):
     case = random_case((7, 8, 9), (1, 2, 3) if block else (0, 0, 0), block, **changes)
     back = decode_case(encode_case(case))
@@ -53,6 +61,10 @@ def test_a_case_survives_its_record(block, changes):
             assert new == old and type(new) is type(old)
     assert back.is_whole == (block is None)
     assert back.grid.shape_zyx == (7, 8, 9)
+
+
+def test_a_record_without_films_says_nothing_of_them():
+    assert "film_fits" not in msgpack.unpackb(encode_case(random_case((4, 4, 4))))
 
 
 def test_a_record_of_another_schema_is_refused():

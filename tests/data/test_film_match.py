@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from edm3d.data.film_match import match_film
+from edm3d.data.film_match import LOW_CORRELATION, match_film
 from edm3d.data.projection import xray
 from edm3d.data.radiograph import Film, read_radiograph
 from edm3d.data.volumes import read_ct, resample, working_grid
@@ -87,6 +87,20 @@ def test_gas_lost_since_the_prior_is_seen_on_the_matched_film():
     lungs = exact - drr > 0.3
     found, shown = (np.mean(i[lungs] - drr[lungs]) for i in (image, exact))
     assert found == pytest.approx(shown, rel=0.05)
+
+
+def test_detail_tells_another_subject_where_the_outline_does_not(real_data):
+    folder = real_data / "real"
+    scans = (folder / "popi_4dct_5mm" / "phase10.nii.gz", folder / "4dlung_P113_phase40/ct.nii.gz")
+    cts = [read_ct(path) for path in scans]
+    hu = [resample(ct, working_grid(ct.grid, SPACING_MM)) for ct in cts]
+    drr, other = (drr_of(Geometry(), volume) for volume in hu)
+    fits = [
+        match_film(film(100 + 50 * film_pixels(i)), drr, Geometry(), spacing_mm=SPACING_MM)[1]
+        for i in (drr, other)
+    ]
+    assert fits[0].detail_correlation > 0.99
+    assert fits[1].correlation > LOW_CORRELATION and fits[1].detail_correlation < 0.55
 
 
 def test_a_magnified_film_is_brought_to_the_grid_s_scale():

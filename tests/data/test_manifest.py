@@ -162,6 +162,61 @@ def test_one_film_as_both_views_of_a_row_is_a_fault(folder):
     assert "row 2, column xray_lat" in line and "xray_pa of row 2 is the same file" in line
 
 
+@pytest.mark.parametrize(
+    "value, mend",
+    [
+        ("0.2 x 0.2", "give a number (mm, one of square pixels, decimal point)"),
+        ("0.2;0.3", "give a number (mm, one of square pixels, decimal point)"),
+        ("0", "give a positive number"),
+        ("-0.2", "give a positive number"),
+    ],
+)
+def test_a_film_s_pixel_size_is_one_positive_number(folder, value, mend):
+    rows = [row(xray_pa="b.nii.gz", xray_lat="c.nii.gz", xray_lat_pixel_mm="0.15")]
+    (scan,) = read_manifest(write_table(folder, rows))
+    assert (scan.xray_pa_pixel_mm, scan.xray_lat_pixel_mm) == (None, 0.15)
+    (line,) = faults_of(write_table(folder, [{**rows[0], "xray_lat_pixel_mm": value}]))
+    assert f"row 2, column xray_lat_pixel_mm is {value!r}; {mend}" in line
+
+
+def test_a_pixel_size_without_its_film_is_a_fault(folder):
+    (line,) = faults_of(write_table(folder, [row(xray_pa="", xray_pa_pixel_mm="0.2")]))
+    assert "row 2, column xray_pa_pixel_mm is '0.2'; name the film in xray_pa, or clear" in line
+
+
+FILMS = dict(xray_pa="c.nii.gz", xray_lat="d.nii.gz")
+
+
+def test_ct_may_be_empty_beside_both_films(folder):
+    rows = [row(xray_pa="", xray_lat=""), row(scan="s2", ct="", **FILMS)]
+    scans = read_manifest(write_table(folder, rows))
+    assert [scan.ct for scan in scans] == [folder / "a.nii.gz", None]
+    for films in ({}, {"xray_pa": "c.nii.gz", "xray_lat": ""}):
+        (line,) = faults_of(write_table(folder, [row(ct="", **films)]))
+        assert "column ct" in line and "leave it empty only beside both films" in line
+    (line,) = faults_of(write_table(folder, [row(ct="", **{**FILMS, "xray_lat": "none.png"})]))
+    assert "column xray_lat" in line
+
+
+@pytest.mark.parametrize("column, value", [("lung_mask", "b.nii.gz"), ("series", "4")])
+def test_what_belongs_to_a_ct_is_not_given_without_one(folder, column, value):
+    (line,) = faults_of(write_table(folder, [row(ct="", **{**FILMS, column: value})]))
+    assert f"row 2, column {column}" in line and "belongs to a CT" in line
+
+
+@pytest.mark.parametrize("split, expected", [("train", None), ("val", None), ("test", "test")])
+def test_a_scan_without_ct_is_a_target_only_and_only_in_test(folder, split, expected):
+    none = dict(xray_pa="", xray_lat="")
+    rows = [row(**none, split=split), row(scan="s2", ct="b.nii.gz", **none, split=split)]
+    rows.append(row(scan="s3", ct="", **FILMS, split=split))
+    pairs = pair_scans(read_manifest(write_table(folder, rows)))
+    splits = {(a.scan, b.scan): split_of_pair((a, b)) for a, b in pairs}
+    with_truth = {("s1", "s2"): split, ("s2", "s1"): split}
+    assert splits == {**with_truth, ("s1", "s3"): expected, ("s2", "s3"): expected}
+    scans = {scan.scan: scan for scan in read_manifest(write_table(folder, rows))}
+    assert split_of_pair((scans["s3"], scans["s1"])) is None
+
+
 def test_a_subject_in_two_splits_is_a_fault_unless_splits_hold_for_scans(folder):
     path = write_manifest(folder, [row(), row(scan="s2", ct="b.nii.gz", split="test")])
     (line,) = faults_of(path)

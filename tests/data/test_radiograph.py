@@ -83,7 +83,7 @@ def test_a_film_is_hung_by_its_patient_orientation(tmp_path, view, orientation, 
 def test_png_needs_a_pixel_size_and_nifti_has_one(tmp_path, dtype):
     pixels = ramp(top=200).astype(dtype)
     png = write_picture(tmp_path / "a.png", pixels)
-    with pytest.raises(InputError, match=r"a.png states no pixel size; give DICOM or NIfTI"):
+    with pytest.raises(InputError, match=r"a.png states no pixel size; give xray_pa_pixel_mm"):
         read_radiograph(png, "pa")
     film = read_radiograph(png, "pa", pixel_mm=0.4)
     assert film.spacing_mm == (0.4, 0.4)
