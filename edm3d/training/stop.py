@@ -44,8 +44,7 @@ class Stop:
             with self._lock:
                 self._idle = None
 
-    def _remember(self) -> None:
-        self._asked.set()
+    def _wake(self) -> None:
         with self._lock:
             if self._idle:
                 self._idle()
@@ -60,7 +59,7 @@ def stop_on_signal() -> Iterator[Stop]:
     stop, (ear, mouth) = Stop(), os.pipe()
     os.set_blocking(mouth, False)
 
-    def second_ends(number: int, _: Any) -> None:
+    def first(number: int, _: Any) -> None:
         stop._asked.set()
         for s, handler in old.items():
             signal.signal(s, handler)
@@ -68,7 +67,7 @@ def stop_on_signal() -> Iterator[Stop]:
     old = {s: signal.getsignal(s) for s in SIGNALS}
     old_mouth = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
     for s in old:
-        signal.signal(s, second_ends)
+        signal.signal(s, first)
     listener = threading.Thread(target=_listen, args=(ear, stop), daemon=True)
     listener.start()
     try:
@@ -86,4 +85,4 @@ def _listen(ear: int, stop: Stop) -> None:
     """Reads the numbers of signals, which the kernel's handler writes whatever Python does."""
     while received := os.read(ear, 1):
         if received[0] in SIGNALS:
-            stop._remember()
+            stop._wake()
