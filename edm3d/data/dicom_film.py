@@ -127,3 +127,11 @@ def film_magnification(header: Header) -> float | None:
     if not 1 <= found < 3:
         raise InputError(f"X-ray {header.path} has magnification {found:g}; it lies in 1..3")
     return found
+
+
+def shines_from_other_side(header: Header) -> bool:
+    """Whether ViewPosition tells of AP or right lateral, the reverse of the projections' beams.
+
+    In parallel beam both give the same picture; in cone beam what is near the source is magnified.
+    """
+    return _text(header, "view_position") in ("AP", "RL")

@@ -64,8 +64,14 @@ def match_film(
 ) -> tuple[np.ndarray, FilmFit]:
     """The film's line integrals float32 on the grid of `drr`, and how they came about.
 
-    Raises `InputError` where the film covers too little or does not look like the projection.
+    Raises `InputError` where the film covers too little or does not look like the projection, and
+    for an AP or right lateral film in cone beam, whose source stands on the other side.
     """
+    if film.reversed and geometry.cone is not None:
+        raise InputError(
+            f"X-ray {film.name} is an AP or right lateral film, but the cone beam of data.cone "
+            "shines from the back and the right; use data.geometry='parallel'"
+        )
     pitch, grid_magnification = _grid_scale(geometry, spacing_mm)
     values, shift, correlation = _laid(film, drr, pitch, grid_magnification)
     covered = np.isfinite(values)

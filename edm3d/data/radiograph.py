@@ -13,7 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from edm3d.data.dicom_film import check_film, film_magnification, film_pixels, film_spacing
+from edm3d.data.dicom_film import (
+    check_film,
+    film_magnification,
+    film_pixels,
+    film_spacing,
+    shines_from_other_side,
+)
 from edm3d.data.dicom_frames import count_frames
 from edm3d.data.dicom_header import read_header
 from edm3d.data.dicom_pixels import quiet_library
@@ -29,13 +35,15 @@ class Film:
     """A radiograph: float32 `[rows, columns]`, rows to superior, columns as a DRR's.
 
     `spacing_mm` is that of rows and columns on the detector; `magnification` is what the header
-    tells of the subject's enlargement on it, if anything.
+    tells of the subject's enlargement on it, if anything. An AP or right lateral film is
+    `reversed`.
     """
 
     name: str
     values: np.ndarray
     spacing_mm: tuple[float, float]
     magnification: float | None = None
+    reversed: bool = False
 
 
 def read_radiograph(path: str | Path, view: str, *, pixel_mm: float | None = None) -> Film:
@@ -47,7 +55,7 @@ def read_radiograph(path: str | Path, view: str, *, pixel_mm: float | None = Non
     NIfTI are taken as bone-bright log exposure. Raises `InputError` for all that is no such film.
     """
     path = Path(path)
-    values, spacing, magnification = _read(path, view)
+    values, spacing, magnification, other_side = _read(path, view)
     if spacing is None and pixel_mm is not None:
         spacing = (pixel_mm, pixel_mm)
     if spacing is None:
@@ -57,14 +65,14 @@ def read_radiograph(path: str | Path, view: str, *, pixel_mm: float | None = Non
     with np.errstate(over="ignore"):  # becomes infinity, which is refused
         values = np.ascontiguousarray(values[::-1], np.float32)
     _check_values(values, path)
-    return Film(str(path), values, spacing, magnification)
+    return Film(str(path), values, spacing, magnification, other_side)
 
 
-Picture = tuple[np.ndarray, tuple[float, float] | None, float | None]
+Picture = tuple[np.ndarray, tuple[float, float] | None, float | None, bool]
 
 
 def _read(path: Path, view: str) -> Picture:
-    """Values `[rows, columns]` upright, then the pixels' size and the magnification if known."""
+    """Values `[rows, columns]` upright, the pixels' size and magnification if known, `reversed`."""
     kind = _kind_of(path)
     if kind == "NIfTI":
         return _read_nifti(path)
@@ -78,7 +86,7 @@ def _read_dicom(path: Path, view: str) -> Picture:
     _check_size([*shape, count_frames(header)], path, 1 if samples is None else samples)
     check_film(header, view)
     pixels, spacing = film_pixels(header, view), film_spacing(header)
-    return pixels, spacing, film_magnification(header)
+    return pixels, spacing, film_magnification(header), shines_from_other_side(header)
 
 
 def _read_png(path: Path) -> Picture:
@@ -96,7 +104,7 @@ def _read_png(path: Path) -> Picture:
             values = sitk.GetArrayFromImage(reader.Execute())
         except RuntimeError as error:
             raise _unreadable(path, error) from error
-    return values.reshape(values.shape[-2:]), None, None
+    return values.reshape(values.shape[-2:]), None, None, False
 
 
 def _read_nifti(path: Path) -> Picture:
@@ -108,7 +116,7 @@ def _read_nifti(path: Path) -> Picture:
     values = np.empty((*shape[:2], 1))
     fill(values, header, path, np.float64)
     columns, rows = (float(s) for s in header["pixdim"][1:3])
-    return values[:, :, 0].T, (rows, columns), None
+    return values[:, :, 0].T, (rows, columns), None, False
 
 
 def _kind_of(path: Path) -> str:

@@ -122,6 +122,16 @@ def test_where_the_film_ends_the_prior_s_projection_stands():
     assert fit.covered == pytest.approx(1 - 80 / 288, abs=0.02)
 
 
+@pytest.mark.parametrize("view, position", [("pa", "AP"), ("lat", "RL")])
+def test_a_film_shot_from_the_other_side_has_no_cone_beam(tmp_path, view, position):
+    pixels = np.random.default_rng(0).integers(0, 4000, (64, 64)).astype(np.uint16)
+    film = read_radiograph(write_dicom(tmp_path / "a.dcm", pixels, {"0018|5101": position}), view)
+    with pytest.raises(InputError, match=r"a\.dcm is an AP or right lateral film.*'parallel'"):
+        match_film(film, np.ones((10, 10), np.float32), CONE, spacing_mm=4.0)
+    with pytest.raises(InputError, match="correlates"):  # in parallel beam it is looked at
+        match_film(film, np.ones((10, 10), np.float32), Geometry(), spacing_mm=4.0)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
