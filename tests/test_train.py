@@ -15,9 +15,10 @@ import pytest
 from edm3d import experiment
 from edm3d import train as command
 from edm3d.errors import InputError
-from edm3d.training.checkpoint import Checkpoints, read_ema
+from edm3d.training.checkpoint import Checkpoints
 from edm3d.training.feed import Feed
 from edm3d.training.lock import held_alone
+from edm3d.training.restore import read_ema
 from edm3d.training.stop import stop_on_signal
 from tests.configurations import ROOT, tiny_config
 
@@ -251,8 +252,8 @@ def test_a_run_that_failed_before_its_first_checkpoint_does_not_lock_its_folder(
     run = tmp_path / "run"
     config, other = (tiny_config(widths, tiny_records, run) for _ in range(2))
     other.seed = 5
-    command._prepare_run_folder(run, other, tiny_records).close()
-    command._prepare_run_folder(run, config, tiny_records).close()
+    for each in (other, config):
+        command._prepare_run_folder(run, each, tiny_records, _abstract(config))[0].close()
     assert json.loads((run / "config.json").read_text())["seed"] == config.seed
 
 
