@@ -25,6 +25,7 @@ class Board:
         self._events, self._failed = EventsWriter(str(folder / "events")), False
         self._write(Event(step=purge_step, file_version="brain.Event:2"))
         self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+        self.flush()  # nothing may be left over that closing could not write
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
         self._write(Event(step=step, summary=summary.scalar(name, value)))

@@ -6,7 +6,6 @@ measurements by which `edm3d.training.retention` chooses what stays.
 """
 
 import dataclasses
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,12 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from edm3d.training.disk import not_written
+from edm3d.training.quiet import quiet_failures
 from edm3d.training.retention import Saved, kept
 from edm3d.training.state import TrainState
 
 METRICS = Path("metrics/metrics")  # where in a checkpoint Orbax keeps what was measured
-# Orbax logs pages of what it also raises, and what it raises is told in a line.
-logging.getLogger("absl").addFilter(lambda record: "/orbax/" not in record.pathname)
+quiet_failures()
 
 
 @dataclasses.dataclass(frozen=True)

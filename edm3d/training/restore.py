@@ -69,6 +69,8 @@ def fault_of(checkpoint: Path, parts: dict[str, Any]) -> str | None:
         saved = {part: shapes_saved(checkpoint, part) for part in parts}
     except Exception as error:
         return _torn(error, checkpoint)
+    if empty := [part for part, shapes in saved.items() if not shapes]:
+        return f"{' and '.join(empty)} names no array"  # what Orbax makes of a torn index
     wanted = {part: named_shapes(tree) for part, tree in parts.items()}
     if differing := ", ".join(filter(None, (differences(saved[p], wanted[p]) for p in parts))):
         raise InputError(
