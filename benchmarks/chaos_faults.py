@@ -33,7 +33,8 @@ class Fault:
     after_step: int = 0  # the last that the process told
     exit_code: int | None = None
     seconds: float = 0.0  # from the fault to the end of the process
-    line: str = ""  # its last
+    line: str = ""  # its error, or else its last
+    noise: int = 0  # lines after its error
     torn: str = ""  # the file torn afterwards
 
     @property
@@ -141,7 +142,12 @@ def strike(fault: Fault, process: Process, rng: np.random.Generator) -> None:
     fault.exit_code = process.end()
     fault.seconds = time.perf_counter() - start
     fault.after_step = process.step()
-    fault.line = process.lines[-1] if process.lines else ""
+    errors = [k for k, line in enumerate(process.lines) if line.startswith("error: ")]
+    chosen = errors[0] if errors else len(process.lines) - 1
+    fault.line = process.lines[chosen] if process.lines else ""
+    fault.noise = len(process.lines) - 1 - chosen
+    if fault.noise > 0 or not fault.answered:
+        print("\n".join(process.lines[chosen : chosen + 30]), flush=True)
 
 
 def tear_newest(run: Path, rng: np.random.Generator) -> str:

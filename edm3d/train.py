@@ -191,7 +191,7 @@ def _start(
         fresh = trainer.init(jax.random.key(config.seed))
         if not config.warm_start:
             return fresh
-        return warm_started(fresh, config.warm_start, experiment.json_of(config.to_dict()))
+        return warm_started(fresh, config.warm_start, config.to_dict())
     ignored = f"; warm_start={config.warm_start} is ignored" if config.warm_start else ""
     print(f"resuming {config.run} after {newest} updates{ignored}", flush=True)
     return checkpoints.restore(newest, trainer.abstract)

@@ -27,7 +27,7 @@ def warm_started(fresh: TrainState, source: str, config: Mapping[str, Any]) -> T
         InputError: no such run or checkpoint, or its network has other parameters.
     """
     run, step = parse(source)
-    differing = _fields(experiment.read_run_config(run), config)
+    differing = _fields(experiment.read_run_config(run), experiment.json_of(config))
 
     def fault(checkpoint: Path) -> str | None:
         if wrong := differences(shapes_saved(checkpoint, "ema"), named_shapes(fresh.ema)):
