@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.records = "data/records"
     config.run = "runs/ards"
+    config.warm_start = ""  # "RUN" or "RUN@STEP": start from another run's weights
     config.patch = 128
     config.paper_literal = False
 
@@ -74,7 +75,8 @@ def get_config() -> ConfigDict:
     config.train.validate_every = 1_000
     config.train.validation_patches = 16
     config.train.checkpoint_every = 1_000
-    config.train.keep_checkpoints = 3
+    config.train.keep_checkpoints = 3  # newest; the best and the last good one stay as well
+    config.train.keep_every = 0  # updates: one checkpoint of each so many stays for good; 0: none
     config.train.stop_after_skipped = 10
     config.train.workers = 8
 

@@ -85,6 +85,8 @@ def check_numbers(config: Section) -> None:
     if (at_once := config["train"]["patches_per_device"]) < 0:
         faults.append(f"train.patches_per_device is {at_once}; give 0 (all) or more")
     train = config["train"]
+    if not isinstance(every := train["keep_every"], int) or every < 0:
+        faults.append(f"train.keep_every is {every}; give a whole number of updates, or 0 for none")
     if not faults and train["validate_every"] % train["log_every"]:
         faults.append(
             f"train.validate_every is {train['validate_every']}, no multiple of train.log_every "

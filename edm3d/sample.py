@@ -25,7 +25,8 @@ from edm3d.errors import InputError
 from edm3d.generation import Drawer, Job, Solver, abstract_params
 from edm3d.sample_folder import CaseWriter, case_record, is_drawn, weights_checksum
 from edm3d.training import mesh as meshes
-from edm3d.training.checkpoint import abstract_like, read_ema
+from edm3d.training.checkpoint import abstract_like
+from edm3d.training.restore import read_ema
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,16 @@ from edm3d.errors import InputError
 from edm3d.trainer import Trainer, Validator, build_trainer, run_key, zeros_like_batch
 from edm3d.training import mesh as meshes
 from edm3d.training.checkpoint import Checkpoints
+from edm3d.training.disk import told_if_full, whole_steps
 from edm3d.training.feed import Feed
 from edm3d.training.lock import held_alone
 from edm3d.training.log import RunLog, Stopwatch, progress_line, summarise
+from edm3d.training.restore import newest_whole
+from edm3d.training.retention import Saved, last_good
 from edm3d.training.state import TrainState, parameter_count
 from edm3d.training.stop import Stop, stop_on_signal
+from edm3d.training.tally import Culprits, Tally
+from edm3d.warm_start import warm_started
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 
@@ -52,9 +57,9 @@ def train(config: Config) -> None:
             validator = _validator(config, trainer)
             if jax.process_index() == 0:
                 held.enter_context(held_alone(run))
-            checkpoints = _prepare_run_folder(run, config, records)
+            checkpoints, newest = _prepare_run_folder(run, config, records, trainer.abstract)
             held.callback(checkpoints.close)
-            state = _start(trainer, checkpoints, config)
+            state = _start(trainer, checkpoints, newest, config)
             update = trainer.compiled_step(_example(config, info))
         _loop(config, trainer, update, state, checkpoints, validator, stop)
 
@@ -73,25 +78,33 @@ def _loop(
     key, watch = run_key(trainer.mesh, config.seed), Stopwatch(step)
     waiting: list[dict] = []
     log = RunLog(Path(config.run), first_step=step)
+    before = [saved for saved in checkpoints.saved() if saved.step == step]
+    tally, culprits = Tally(*before), Culprits()
+    scores: dict[int, float | None] = {}  # validation losses by step
     with contextlib.closing(_feed(config, trainer, step)) as feed, contextlib.closing(log):
         while step < section.steps and (batch := feed.take(stop.asked)) is not None:
             state, measured = update(state, batch, key)
             waiting.append(measured)
+            tally.add(measured)
             step += 1
             if len(waiting) > RUN_AHEAD:
                 jax.block_until_ready(waiting[-1 - RUN_AHEAD]["loss"])
             last = step == section.steps
             if step % section.log_every == 0 or last:
-                values = _collect(jax.device_get(waiting), section, watch, step)
+                values = _collect(
+                    jax.device_get(waiting), config, watch, step, culprits, checkpoints
+                )
                 waiting.clear()
                 if validator and (step % section.validate_every == 0 or last):
                     values["validation_loss"] = _validate(validator, state, watch, stop)
-                log.write(step, values)
+                    scores = {step: values["validation_loss"]}
+                with told_if_full(f"the measurements of step {step}", checkpoints.folder):
+                    log.write(step, values)
                 print(progress_line(step, section.steps, values), flush=True)
             if step % section.checkpoint_every == 0:
-                checkpoints.save(state)
+                checkpoints.save(state, tally.saved(step, scores.get(step)))
     if step > 0:  # else there is nothing worth keeping, and the folder stays free
-        checkpoints.save(state, wait=True)
+        checkpoints.save(state, tally.saved(step, scores.get(step)), wait=True)
     stopped = step < section.steps
     end = "stopped by a signal, run again to go on," if stopped else "finished"
     print(f"{end} after {step} updates; run folder {config.run}", flush=True)
@@ -112,19 +125,38 @@ def _feed(config: Config, trainer: Trainer, first: int) -> Feed:
     return Feed(batches, partial(meshes.to_devices, trainer.mesh))
 
 
-def _collect(measured: list[dict], section: Config, watch: Stopwatch, step: int) -> dict:
+def _collect(
+    measured: list[dict],
+    config: Config,
+    watch: Stopwatch,
+    step: int,
+    culprits: Culprits,
+    checkpoints: Checkpoints,
+) -> dict:
     """Means of the last steps with their speed; ends a run that has lost its way."""
     values = summarise(measured)
     steps, seconds = watch.lap(step)
     values["steps_per_s"] = steps / seconds
-    values["patches_per_s"] = steps * section.batch / seconds
+    values["patches_per_s"] = steps * config.train.batch / seconds
+    culprits.add(measured, last_step=step)
     in_a_row = max(int(m["skipped_in_a_row"]) for m in measured)
-    if in_a_row >= section.stop_after_skipped:
+    if in_a_row >= config.train.stop_after_skipped:
         raise InputError(
-            f"loss or update were not finite in {in_a_row} steps in a row up to step {step}; lower "
-            f"optimizer.learning_rate or look for bad records; the last checkpoint is unharmed"
+            f"loss or update were not finite in {in_a_row} steps in a row up to step {step}; "
+            f"{culprits.told()}; {_way_on(config.run, last_good(checkpoints.saved()))}"
         )
     return values
+
+
+def _way_on(run: str, good: Saved | None) -> str:
+    """What to do after a run has lost its way."""
+    mend = "lower optimizer.learning_rate or look at these records"
+    if good is None:
+        return f"{mend} and start anew: no checkpoint is good"
+    return (
+        f"the newest good checkpoint is of step {good.step}; {mend} and go on from it with "
+        f"--config.warm_start={run}@{good.step} and another config.run"
+    )
 
 
 def _validator(config: Config, trainer: Trainer) -> Validator | None:
@@ -151,25 +183,38 @@ def _noise_levels(config: Config) -> dict[str, float]:
     return {name: config.edm[name] for name in ("p_mean", "p_std")}
 
 
-def _start(trainer: Trainer, checkpoints: Checkpoints, config: Config) -> TrainState:
-    """The newest checkpoint's state, or a fresh one, born with its sharding."""
-    step = checkpoints.latest_step()
-    if step is None:
-        return trainer.init(jax.random.key(config.seed))
-    print(f"resuming {config.run} after {step} updates", flush=True)
-    return checkpoints.restore(step, trainer.abstract)
+def _start(
+    trainer: Trainer, checkpoints: Checkpoints, newest: int | None, config: Config
+) -> TrainState:
+    """The state of checkpoint `newest`, or a fresh one, born with its sharding."""
+    if newest is None:
+        fresh = trainer.init(jax.random.key(config.seed))
+        if not config.warm_start:
+            return fresh
+        return warm_started(fresh, config.warm_start, config.to_dict())
+    ignored = f"; warm_start={config.warm_start} is ignored" if config.warm_start else ""
+    print(f"resuming {config.run} after {newest} updates{ignored}", flush=True)
+    return checkpoints.restore(newest, trainer.abstract)
 
 
-def _prepare_run_folder(run: Path, config: Config, records: Path) -> Checkpoints:
-    """Writes config and dataset.json; refuses a folder that another config or data set trained."""
-    content = experiment.json_of(config.to_dict())
-    checkpoints = Checkpoints(run / "checkpoints", keep=config.train.keep_checkpoints)
-    if checkpoints.latest_step() is not None:
+def _prepare_run_folder(
+    run: Path, config: Config, records: Path, abstract: TrainState
+) -> tuple[Checkpoints, int | None]:
+    """Writes config and dataset.json; refuses a folder that another config or data set trained.
+
+    Returns the checkpoints, and of which step the newest is that can be read.
+    """
+    content, folder = experiment.json_of(config.to_dict()), run / "checkpoints"
+    if whole_steps(folder):
         _check_same_run(run, content, records)
+    newest = newest_whole(folder, abstract)
+    run.mkdir(parents=True, exist_ok=True)
     dataset = experiment.read_json(records / "dataset.json")
     experiment.write_json(run / "dataset.json", dataset)
     experiment.write_json(run / "config.json", content)
-    return checkpoints
+    section = config.train
+    checkpoints = Checkpoints(folder, keep=section.keep_checkpoints, every=section.keep_every)
+    return checkpoints, newest
 
 
 def _check_same_run(run: Path, content: dict, records: Path) -> None:

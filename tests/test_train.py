@@ -15,10 +15,12 @@ import pytest
 from edm3d import experiment
 from edm3d import train as command
 from edm3d.errors import InputError
-from edm3d.training.checkpoint import Checkpoints, read_ema
+from edm3d.training.checkpoint import Checkpoints
 from edm3d.training.feed import Feed
 from edm3d.training.lock import held_alone
+from edm3d.training.restore import read_ema
 from edm3d.training.stop import stop_on_signal
+from edm3d.warm_start import warm_started
 from tests.configurations import ROOT, tiny_config
 
 
@@ -217,8 +219,76 @@ def test_what_reading_raises_is_raised_where_the_batch_is_wanted():
 def test_a_run_that_has_more_updates_than_asked_is_finished(tiny_run, tiny_records, widths, capsys):
     config = tiny_config(widths, tiny_records, tiny_run)
     config.train.steps = 3
+    config.warm_start = "runs/nowhere"
     command.train(config)
-    assert "finished after 4 updates" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "finished after 4 updates" in told
+    assert "after 4 updates; warm_start=runs/nowhere is ignored" in told
+
+
+def test_a_stop_during_validation_saves_and_skips_the_rest_of_it(
+    tiny_run, tiny_records, widths, tmp_path, monkeypatch
+):
+    score = command.Validator.losses
+    scored = []
+
+    def stopped(validator, params, stop_asked):
+        os.kill(os.getpid(), signal.SIGINT)
+        scored.append(score(validator, params, stop_asked))
+        return scored[-1]
+
+    monkeypatch.setattr(command.Validator, "losses", stopped)
+    config = tiny_config(widths, tiny_records, tmp_path / "run")
+    command.train(config)
+    assert scored == [None]
+    stopped_state = _final_state(config, 2)
+    undisturbed = _final_state(tiny_config(widths, tiny_records, tiny_run), 2)
+    jax.tree.map(np.testing.assert_array_equal, stopped_state, undisturbed)
+
+
+def test_a_checkpoint_keeps_what_retention_asks_for(tiny_run):
+    checkpoints = Checkpoints(tiny_run / "checkpoints")
+    rows = [json.loads(row) for row in (tiny_run / "metrics.jsonl").read_text().splitlines()]
+    for saved, (before, at) in zip(checkpoints.saved(), (rows[:2], rows[2:]), strict=True):
+        assert saved.loss == pytest.approx((before["loss"] + at["loss"]) / 2)
+        assert saved.validation_loss == at["validation_loss"]
+        assert saved.skipped == 0 and saved.lowest_loss <= saved.loss
+    checkpoints.close()
+
+
+def test_a_warm_start_takes_the_weights_and_nothing_else(tiny_run, tiny_records, widths, tmp_path):
+    config = tiny_config(widths, tiny_records, tmp_path / "run")
+    config.warm_start = f"{tiny_run}@2"
+    info = command.read_dataset_info(tiny_records)
+    trainer = command.build_trainer(config, experiment.objective_of(config, info))
+    state = command._start(trainer, None, None, config)
+    source = _final_state(tiny_config(widths, tiny_records, tiny_run), 2)
+    for name in ("params", "ema"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(state, name), getattr(source, name))
+    fresh = trainer.init(jax.random.key(config.seed))
+    jax.tree.map(np.testing.assert_array_equal, state.opt_state, fresh.opt_state)
+    assert int(state.step) == 0
+    kernel = state.params["conv_in"]["kernel"]
+    assert kernel.sharding == trainer.abstract.params["conv_in"]["kernel"].sharding
+
+
+def test_a_warm_start_from_another_network_names_parameters_and_fields(
+    tiny_run, tiny_records, widths, tmp_path
+):
+    config = tiny_config(widths, tiny_records, tmp_path / "run")
+    config.model.channels = 8
+    fresh = _abstract(config)
+
+    def refused(source, match):
+        with pytest.raises(InputError, match=match) as caught:
+            warm_started(fresh, source, config.to_dict())
+        assert "\n" not in str(caught.value)
+
+    refused(str(tiny_run), r"conv_in/bias is \(4,\) there and \(8,\) here, .* and \d+ more")
+    refused(str(tiny_run), r"differ in model\.channels \(4 there, 8 here\); make them agree")
+    refused(f"{tiny_run}@3", r"checkpoint step 3 is not in .*; choose one of \[2, 4\]")
+    refused(f"{tiny_run}@last", "warm_start is .*; give RUN or RUN@STEP")
+    refused(str(tmp_path / "nowhere"), "is no run folder")
 
 
 def test_sampling_reads_the_averaged_weights(tiny_run, tiny_records, widths):
@@ -237,8 +307,10 @@ def test_a_run_that_lost_its_way_stops_with_its_checkpoint_unharmed(tiny_records
     config.train.steps = 20
     config.train.checkpoint_every = 1
     config.train.stop_after_skipped = 3
-    with pytest.raises(InputError, match="not finite in 3 steps in a row"):
+    with pytest.raises(InputError, match="not finite in 3 steps in a row up to step 3") as caught:
         command.train(config)
+    assert "every loss was finite, but the gradient or the update was not" in str(caught.value)
+    assert "no checkpoint is good" in str(caught.value)
     state = _final_state(config, 2)  # the last one saved before the third step was counted
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.ema))
     rows = [json.loads(r) for r in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
@@ -251,8 +323,8 @@ def test_a_run_that_failed_before_its_first_checkpoint_does_not_lock_its_folder(
     run = tmp_path / "run"
     config, other = (tiny_config(widths, tiny_records, run) for _ in range(2))
     other.seed = 5
-    command._prepare_run_folder(run, other, tiny_records).close()
-    command._prepare_run_folder(run, config, tiny_records).close()
+    for each in (other, config):
+        command._prepare_run_folder(run, each, tiny_records, _abstract(config))[0].close()
     assert json.loads((run / "config.json").read_text())["seed"] == config.seed
 
 
@@ -283,10 +355,11 @@ def test_bad_configs_are_refused_before_anything_is_written(tiny_records, widths
     uneven.train.batch = 12
     _refused(uneven, "not divisible by the 8 devices")
     numbers = config()
-    numbers.seed, numbers.train.log_every = -1, 0
+    numbers.seed, numbers.train.log_every, numbers.train.keep_every = -1, 0, -1
     with pytest.raises(InputError, match="seed is -1; give 0 or more") as caught:
         command.train(numbers)
     assert "train.log_every is 0; give a whole number of at least 1" in str(caught.value)
+    assert "train.keep_every is -1; give a whole number of updates, or 0" in str(caught.value)
     unknown = config()
     unknown.model.dtype = "float17"
     _refused(unknown, "model.dtype is 'float17'; use one of float32")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
 
+from edm3d.training.board import Board
 from edm3d.training.noise_levels import by_sigma, sigma_bin_names
 
 
@@ -19,7 +19,7 @@ class RunLog:
     def __init__(self, run: Path, *, first_step: int):
         self._path = run / "metrics.jsonl"
         _keep_until(self._path, first_step)
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
+        self._board = Board(run / "tensorboard", purge_step=first_step + 1)
 
     def write(self, step: int, values: Mapping[str, float | None]) -> None:
         """Adds one row of named numbers, taken after `step` updates; None where there is none."""
@@ -28,6 +28,7 @@ class RunLog:
         for name, value in values.items():
             if value is not None:
                 self._board.add_scalar(name, value, step)
+        self._board.flush()
 
     def close(self) -> None:
         self._board.close()
