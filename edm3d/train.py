@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import flags
 from ml_collections import config_flags
 
 from edm3d import command, experiment
@@ -23,17 +24,29 @@ from edm3d.data.pipeline import check_patch_fits, patch_batch, train_batches
 from edm3d.data.validation import validation_batch
 from edm3d.errors import InputError
 from edm3d.trainer import Trainer, Validator, build_trainer, run_key, zeros_like_batch
+from edm3d.training import agreement, distributed
 from edm3d.training import mesh as meshes
 from edm3d.training.checkpoint import Checkpoints
 from edm3d.training.feed import Feed
 from edm3d.training.lock import held_alone
-from edm3d.training.log import RunLog, Stopwatch, progress_line, summarise
+from edm3d.training.log import RunLog, SilentLog, Stopwatch, progress_line, summarise
 from edm3d.training.state import TrainState, parameter_count
 from edm3d.training.stop import Stop, stop_on_signal
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
+DISTRIBUTED = flags.DEFINE_enum(
+    "distributed",
+    "none",
+    distributed.KINDS,
+    "How this process finds the others of its job: by SLURM's variables, by a TPU pod's, or by "
+    "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID (env).",
+)
+START_TIMEOUT_S = flags.DEFINE_integer(
+    "start_timeout_s", 50, "How long the processes of a job wait for each other to start."
+)
 
 Config = Any  # an ml_collections.ConfigDict, whose fields a type checker cannot know
+SHARED_FOLDER_LAG_S = 20  # after which a file written on one host is seen on all
 RUN_AHEAD = 2  # steps sent to the device before the oldest must be done
 
 
@@ -50,12 +63,15 @@ def train(config: Config) -> None:
         with stop.at_once("stopped by a signal before an update was made; nothing is lost"):
             trainer = build_trainer(config, objective)
             validator = _validator(config, trainer)
-            if jax.process_index() == 0:
+            first = jax.process_index() == 0
+            if first:
                 held.enter_context(held_alone(run))
-            checkpoints = _prepare_run_folder(run, config, records)
+            distributed.wait_for_all("run folder is held")
+            checkpoints = _prepare_run_folder(run, config, records, writes=first)
             held.callback(checkpoints.close)
             state = _start(trainer, checkpoints, config)
             update = trainer.compiled_step(_example(config, info))
+            distributed.wait_for_all("the step is compiled")
         _loop(config, trainer, update, state, checkpoints, validator, stop)
 
 
@@ -72,20 +88,26 @@ def _loop(
     _announce(config, trainer, step)
     key, watch = run_key(trainer.mesh, config.seed), Stopwatch(step)
     waiting: list[dict] = []
-    log = RunLog(Path(config.run), first_step=step)
+    first = jax.process_index() == 0
+    log = RunLog(Path(config.run), first_step=step) if first else SilentLog()
+    agreed = agreement.Agreement(trainer.mesh, stop.asked)
     with contextlib.closing(_feed(config, trainer, step)) as feed, contextlib.closing(log):
-        while step < section.steps and (batch := feed.take(stop.asked)) is not None:
-            state, measured = update(state, batch, key)
+        while step < section.steps and not agreed.reached:
+            if (batch := feed.take(agreed.alone)) is None:
+                break
+            state, measured = update(state, agreed.flagged(batch), key)
             waiting.append(measured)
             step += 1
             if len(waiting) > RUN_AHEAD:
-                jax.block_until_ready(waiting[-1 - RUN_AHEAD]["loss"])
+                agreed.hear(jax.block_until_ready(waiting[-1 - RUN_AHEAD]))
             last = step == section.steps
             if step % section.log_every == 0 or last:
-                values = _collect(jax.device_get(waiting), section, watch, step)
+                done = jax.device_get(waiting)
                 waiting.clear()
+                agreed.hear(*done)
+                values = _collect(done, section, watch, step)
                 if validator and (step % section.validate_every == 0 or last):
-                    values["validation_loss"] = _validate(validator, state, watch, stop)
+                    values["validation_loss"] = _validate(validator, state, watch, agreed)
                 log.write(step, values)
                 print(progress_line(step, section.steps, values), flush=True)
             if step % section.checkpoint_every == 0:
@@ -98,18 +120,19 @@ def _loop(
 
 
 def _feed(config: Config, trainer: Trainer, first: int) -> Feed:
-    """Batches on the devices, from that of update `first` on."""
+    """Batches on the devices, from that of update `first` on; each process reads its own rows."""
+    mesh, batch = trainer.mesh, config.train.batch
+    rows = meshes.rows_here(mesh, batch)
     batches = train_batches(
         Path(config.records),
         patch=config.patch,
-        batch=config.train.batch,
+        batch=batch,
         seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        rows=rows,
         first_step=first,
         workers=config.train.workers,
     )
-    return Feed(batches, partial(meshes.to_devices, trainer.mesh))
+    return Feed(batches, partial(meshes.rows_to_devices, mesh, rows=rows, batch=batch))
 
 
 def _collect(measured: list[dict], section: Config, watch: Stopwatch, step: int) -> dict:
@@ -139,10 +162,10 @@ def _validator(config: Config, trainer: Trainer) -> Validator | None:
 
 
 def _validate(
-    validator: Validator, state: TrainState, watch: Stopwatch, stop: Stop
+    validator: Validator, state: TrainState, watch: Stopwatch, agreed: agreement.Agreement
 ) -> float | None:
     start = time.perf_counter()
-    losses = validator.losses(state.ema, stop.asked)
+    losses = validator.losses(state.ema, agreed.now)
     watch.pause(time.perf_counter() - start)
     return float(np.mean(losses)) if losses is not None and np.isfinite(losses).all() else None
 
@@ -153,23 +176,44 @@ def _noise_levels(config: Config) -> dict[str, float]:
 
 def _start(trainer: Trainer, checkpoints: Checkpoints, config: Config) -> TrainState:
     """The newest checkpoint's state, or a fresh one, born with its sharding."""
-    step = checkpoints.latest_step()
+    step = distributed.of_process_0(checkpoints.latest_step())
     if step is None:
-        return trainer.init(jax.random.key(config.seed))
+        return trainer.init(run_key(trainer.mesh, config.seed))
     print(f"resuming {config.run} after {step} updates", flush=True)
     return checkpoints.restore(step, trainer.abstract)
 
 
-def _prepare_run_folder(run: Path, config: Config, records: Path) -> Checkpoints:
-    """Writes config and dataset.json; refuses a folder that another config or data set trained."""
+def _prepare_run_folder(
+    run: Path, config: Config, records: Path, *, writes: bool = True
+) -> Checkpoints:
+    """Writes config and dataset.json; refuses a folder that another config or data set trained.
+
+    One process `writes`; the others see to it that they have the same folder and config.
+    """
     content = experiment.json_of(config.to_dict())
     checkpoints = Checkpoints(run / "checkpoints", keep=config.train.keep_checkpoints)
-    if checkpoints.latest_step() is not None:
-        _check_same_run(run, content, records)
-    dataset = experiment.read_json(records / "dataset.json")
-    experiment.write_json(run / "dataset.json", dataset)
-    experiment.write_json(run / "config.json", content)
+    if writes:
+        if checkpoints.latest_step() is not None:
+            _check_same_run(run, content, records)
+        dataset = experiment.read_json(records / "dataset.json")
+        experiment.write_json(run / "dataset.json", dataset)
+        experiment.write_json(run / "config.json", content)
+    distributed.wait_for_all("run folder is written")
+    if not writes:
+        _check_shared(run, content)
     return checkpoints
+
+
+def _check_shared(run: Path, content: dict) -> None:
+    """Raises `InputError` unless process 0 wrote this config into this folder."""
+    path, until = run / "config.json", time.monotonic() + SHARED_FOLDER_LAG_S
+    while not (path.is_file() and experiment.read_json(path) == content):
+        if time.monotonic() > until:
+            raise InputError(
+                f"{path} does not hold the config of process {jax.process_index()}; put config.run "
+                f"on a file system that all hosts share, and start all with the same flags"
+            )
+        time.sleep(0.2)
 
 
 def _check_same_run(run: Path, content: dict, records: Path) -> None:
@@ -211,7 +255,10 @@ def main(_: list[str]) -> None:
     if CONFIG.value is None:
         raise InputError("flag --config is missing; give a config file such as configs/ards.py")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    train(CONFIG.value)
+    place = distributed.place_of(DISTRIBUTED.value, os.environ)
+    errors = command.bad_input_exits_2(OSError)
+    with distributed.joined(place, start_timeout_s=START_TIMEOUT_S.value, errors=errors):
+        train(CONFIG.value)
 
 
 if __name__ == "__main__":
