@@ -7,6 +7,7 @@ The config is a document; read `configs/ards.py`.
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -44,14 +45,20 @@ DISTRIBUTED = flags.DEFINE_enum(
 START_TIMEOUT_S = flags.DEFINE_integer(
     "start_timeout_s", 50, "How long the processes of a job wait for each other to start."
 )
+STOPPED_CODE = flags.DEFINE_integer(
+    "stopped_code", 0, "Exit code after a stop by a signal, for launchers that start again on it."
+)
 
 Config = Any  # an ml_collections.ConfigDict, whose fields a type checker cannot know
 SHARED_FOLDER_LAG_S = 20  # after which a file written on one host is seen on all
 RUN_AHEAD = 2  # steps sent to the device before the oldest must be done
 
 
-def train(config: Config) -> None:
-    """Trains until `config.train.steps` updates are made, or a signal asks for a stop."""
+def train(config: Config, *, stopped_code: int = 0) -> bool:
+    """Trains until `config.train.steps` updates are made, or a signal asks for a stop.
+
+    Returns whether all are made. A stop before the first update exits with `stopped_code`.
+    """
     records, run = Path(config.records), Path(config.run)
     experiment.check_numbers(config)
     info = read_dataset_info(records)
@@ -60,7 +67,8 @@ def train(config: Config) -> None:
     check_patch_fits(info, config.patch)
     objective = experiment.objective_of(config, info)
     with stop_on_signal() as stop, contextlib.ExitStack() as held:
-        with stop.at_once("stopped by a signal before an update was made; nothing is lost"):
+        farewell = "stopped by a signal before an update was made; nothing is lost"
+        with stop.at_once(farewell, stopped_code):
             trainer = build_trainer(config, objective)
             validator = _validator(config, trainer)
             first = jax.process_index() == 0
@@ -72,7 +80,7 @@ def train(config: Config) -> None:
             state = _start(trainer, checkpoints, config)
             update = trainer.compiled_step(_example(config, info))
             distributed.wait_for_all("the step is compiled")
-        _loop(config, trainer, update, state, checkpoints, validator, stop)
+        return _loop(config, trainer, update, state, checkpoints, validator, stop)
 
 
 def _loop(
@@ -83,7 +91,7 @@ def _loop(
     checkpoints: Checkpoints,
     validator: Validator | None,
     stop: Stop,
-) -> None:
+) -> bool:
     section, step = config.train, int(state.step)
     _announce(config, trainer, step)
     key, watch = run_key(trainer.mesh, config.seed), Stopwatch(step)
@@ -117,6 +125,7 @@ def _loop(
     stopped = step < section.steps
     end = "stopped by a signal, run again to go on," if stopped else "finished"
     print(f"{end} after {step} updates; run folder {config.run}", flush=True)
+    return not stopped
 
 
 def _feed(config: Config, trainer: Trainer, first: int) -> Feed:
@@ -258,7 +267,9 @@ def main(_: list[str]) -> None:
     place = distributed.place_of(DISTRIBUTED.value, os.environ)
     errors = command.bad_input_exits_2(OSError)
     with distributed.joined(place, start_timeout_s=START_TIMEOUT_S.value, errors=errors):
-        train(CONFIG.value)
+        finished = train(CONFIG.value, stopped_code=STOPPED_CODE.value)
+    if not finished:
+        sys.exit(STOPPED_CODE.value)
 
 
 if __name__ == "__main__":
