@@ -7,6 +7,7 @@ The config is a document; read `configs/ards.py`.
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,21 +16,22 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import flags
 from ml_collections import config_flags
 
-from edm3d import command, experiment
+from edm3d import command, experiment, run_folder
 from edm3d.data.cases import DatasetInfo, read_cases, read_dataset_info
 from edm3d.data.pipeline import check_patch_fits, patch_batch, train_batches
 from edm3d.data.validation import validation_batch
 from edm3d.errors import InputError
 from edm3d.trainer import Trainer, Validator, build_trainer, run_key, zeros_like_batch
+from edm3d.training import agreement, distributed
 from edm3d.training import mesh as meshes
 from edm3d.training.checkpoint import Checkpoints
-from edm3d.training.disk import told_if_full, whole_steps
+from edm3d.training.disk import told_if_full
 from edm3d.training.feed import Feed
 from edm3d.training.lock import held_alone
-from edm3d.training.log import RunLog, Stopwatch, progress_line, summarise
-from edm3d.training.restore import newest_whole
+from edm3d.training.log import RunLog, SilentLog, Stopwatch, progress_line, summarise
 from edm3d.training.retention import Saved, last_good
 from edm3d.training.state import TrainState, parameter_count
 from edm3d.training.stop import Stop, stop_on_signal
@@ -37,13 +39,29 @@ from edm3d.training.tally import Culprits, Tally
 from edm3d.warm_start import warm_started
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
+DISTRIBUTED = flags.DEFINE_enum(
+    "distributed",
+    "none",
+    distributed.KINDS,
+    "How this process finds the others of its job: by SLURM's variables, by a TPU pod's, or by "
+    "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID (env).",
+)
+START_TIMEOUT_S = flags.DEFINE_integer(
+    "start_timeout_s", 50, "How long the processes of a job wait for each other to start."
+)
+STOPPED_CODE = flags.DEFINE_integer(
+    "stopped_code", 0, "Exit code after a stop by a signal, for launchers that start again on it."
+)
 
 Config = Any  # an ml_collections.ConfigDict, whose fields a type checker cannot know
 RUN_AHEAD = 2  # steps sent to the device before the oldest must be done
 
 
-def train(config: Config) -> None:
-    """Trains until `config.train.steps` updates are made, or a signal asks for a stop."""
+def train(config: Config, *, stopped_code: int = 0) -> bool:
+    """Trains until `config.train.steps` updates are made, or a signal asks for a stop.
+
+    Returns whether all are made. A stop before the first update exits with `stopped_code`.
+    """
     records, run = Path(config.records), Path(config.run)
     experiment.check_numbers(config)
     info = read_dataset_info(records)
@@ -52,16 +70,22 @@ def train(config: Config) -> None:
     check_patch_fits(info, config.patch)
     objective = experiment.objective_of(config, info)
     with stop_on_signal() as stop, contextlib.ExitStack() as held:
-        with stop.at_once("stopped by a signal before an update was made; nothing is lost"):
+        farewell = "stopped by a signal before an update was made; nothing is lost"
+        with stop.at_once(farewell, stopped_code):
             trainer = build_trainer(config, objective)
             validator = _validator(config, trainer)
-            if jax.process_index() == 0:
+            first = jax.process_index() == 0
+            if first:
                 held.enter_context(held_alone(run))
-            checkpoints, newest = _prepare_run_folder(run, config, records, trainer.abstract)
+            distributed.wait_for_all("run folder is held")
+            checkpoints, newest = run_folder.prepare(
+                run, config.to_dict(), records, trainer.abstract
+            )
             held.callback(checkpoints.close)
             state = _start(trainer, checkpoints, newest, config)
             update = trainer.compiled_step(_example(config, info))
-        _loop(config, trainer, update, state, checkpoints, validator, stop)
+            distributed.wait_for_all("the step is compiled")
+        return _loop(config, trainer, update, state, checkpoints, validator, stop)
 
 
 def _loop(
@@ -72,31 +96,35 @@ def _loop(
     checkpoints: Checkpoints,
     validator: Validator | None,
     stop: Stop,
-) -> None:
+) -> bool:
     section, step = config.train, int(state.step)
     _announce(config, trainer, step)
     key, watch = run_key(trainer.mesh, config.seed), Stopwatch(step)
     waiting: list[dict] = []
-    log = RunLog(Path(config.run), first_step=step)
+    first = jax.process_index() == 0
+    log = RunLog(Path(config.run), first_step=step) if first else SilentLog()
+    agreed = agreement.Agreement(trainer.mesh, stop.asked)
     before = [saved for saved in checkpoints.saved() if saved.step == step]
     tally, culprits = Tally(*before), Culprits()
     scores: dict[int, float | None] = {}  # validation losses by step
     with contextlib.closing(_feed(config, trainer, step)) as feed, contextlib.closing(log):
-        while step < section.steps and (batch := feed.take(stop.asked)) is not None:
-            state, measured = update(state, batch, key)
+        while step < section.steps and not agreed.reached:
+            if (batch := feed.take(agreed.alone)) is None:
+                break
+            state, measured = update(state, agreed.flagged(batch), key)
             waiting.append(measured)
             tally.add(measured)
             step += 1
             if len(waiting) > RUN_AHEAD:
-                jax.block_until_ready(waiting[-1 - RUN_AHEAD]["loss"])
+                agreed.hear(jax.block_until_ready(waiting[-1 - RUN_AHEAD]))
             last = step == section.steps
             if step % section.log_every == 0 or last:
-                values = _collect(
-                    jax.device_get(waiting), config, watch, step, culprits, checkpoints
-                )
+                done = jax.device_get(waiting)
                 waiting.clear()
+                agreed.hear(*done)
+                values = _collect(done, config, watch, step, culprits, checkpoints)
                 if validator and (step % section.validate_every == 0 or last):
-                    values["validation_loss"] = _validate(validator, state, watch, stop)
+                    values["validation_loss"] = _validate(validator, state, watch, agreed)
                     scores = {step: values["validation_loss"]}
                 with told_if_full(f"the measurements of step {step}", checkpoints.folder):
                     log.write(step, values)
@@ -108,21 +136,23 @@ def _loop(
     stopped = step < section.steps
     end = "stopped by a signal, run again to go on," if stopped else "finished"
     print(f"{end} after {step} updates; run folder {config.run}", flush=True)
+    return not stopped
 
 
 def _feed(config: Config, trainer: Trainer, first: int) -> Feed:
-    """Batches on the devices, from that of update `first` on."""
+    """Batches on the devices, from that of update `first` on; each process reads its own rows."""
+    mesh, batch = trainer.mesh, config.train.batch
+    rows = meshes.rows_here(mesh, batch)
     batches = train_batches(
         Path(config.records),
         patch=config.patch,
-        batch=config.train.batch,
+        batch=batch,
         seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        rows=rows,
         first_step=first,
         workers=config.train.workers,
     )
-    return Feed(batches, partial(meshes.to_devices, trainer.mesh))
+    return Feed(batches, partial(meshes.rows_to_devices, mesh, rows=rows, batch=batch))
 
 
 def _collect(
@@ -171,10 +201,10 @@ def _validator(config: Config, trainer: Trainer) -> Validator | None:
 
 
 def _validate(
-    validator: Validator, state: TrainState, watch: Stopwatch, stop: Stop
+    validator: Validator, state: TrainState, watch: Stopwatch, agreed: agreement.Agreement
 ) -> float | None:
     start = time.perf_counter()
-    losses = validator.losses(state.ema, stop.asked)
+    losses = validator.losses(state.ema, agreed.now)
     watch.pause(time.perf_counter() - start)
     return float(np.mean(losses)) if losses is not None and np.isfinite(losses).all() else None
 
@@ -188,49 +218,13 @@ def _start(
 ) -> TrainState:
     """The state of checkpoint `newest`, or a fresh one, born with its sharding."""
     if newest is None:
-        fresh = trainer.init(jax.random.key(config.seed))
+        fresh = trainer.init(run_key(trainer.mesh, config.seed))
         if not config.warm_start:
             return fresh
         return warm_started(fresh, config.warm_start, config.to_dict())
     ignored = f"; warm_start={config.warm_start} is ignored" if config.warm_start else ""
     print(f"resuming {config.run} after {newest} updates{ignored}", flush=True)
     return checkpoints.restore(newest, trainer.abstract)
-
-
-def _prepare_run_folder(
-    run: Path, config: Config, records: Path, abstract: TrainState
-) -> tuple[Checkpoints, int | None]:
-    """Writes config and dataset.json; refuses a folder that another config or data set trained.
-
-    Returns the checkpoints, and of which step the newest is that can be read.
-    """
-    content, folder = experiment.json_of(config.to_dict()), run / "checkpoints"
-    if whole_steps(folder):
-        _check_same_run(run, content, records)
-    newest = newest_whole(folder, abstract)
-    run.mkdir(parents=True, exist_ok=True)
-    dataset = experiment.read_json(records / "dataset.json")
-    experiment.write_json(run / "dataset.json", dataset)
-    experiment.write_json(run / "config.json", content)
-    section = config.train
-    checkpoints = Checkpoints(folder, keep=section.keep_checkpoints, every=section.keep_every)
-    return checkpoints, newest
-
-
-def _check_same_run(run: Path, content: dict, records: Path) -> None:
-    old = experiment.read_run_config(run)
-    old["batch"], content = old["train"]["batch"], {**content, "batch": content["train"]["batch"]}
-    for name in ("seed", "patch", "batch", "conditioning", "model", "edm", "data"):
-        if old.get(name) != content[name]:
-            raise InputError(
-                f"run folder {run} was trained with {name} {old.get(name)}, now it is "
-                f"{content[name]}; choose another config.run"
-            )
-    if read_dataset_info(run) != read_dataset_info(records):
-        raise InputError(
-            f"run folder {run} was trained on other records than {records}; choose another "
-            f"config.run, or the records it was trained on"
-        )
 
 
 def _announce(config: Config, trainer: Trainer, first: int) -> None:
@@ -256,7 +250,12 @@ def main(_: list[str]) -> None:
     if CONFIG.value is None:
         raise InputError("flag --config is missing; give a config file such as configs/ards.py")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    train(CONFIG.value)
+    place = distributed.place_of(DISTRIBUTED.value, os.environ)
+    errors = command.bad_input_exits_2(OSError)
+    with distributed.joined(place, start_timeout_s=START_TIMEOUT_S.value, errors=errors):
+        finished = train(CONFIG.value, stopped_code=STOPPED_CODE.value)
+    if not finished:
+        sys.exit(STOPPED_CODE.value)
 
 
 if __name__ == "__main__":

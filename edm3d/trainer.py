@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from edm3d import experiment
+from edm3d.training import agreement
 from edm3d.training import mesh as meshes
 from edm3d.training.checkpoint import abstract_like
 from edm3d.training.gradient import sharded_gradient
@@ -44,7 +45,7 @@ class Trainer:
 
     def compiled_step(self, batch: Shapes) -> Callable:
         """`step` compiled for batches of these shapes."""
-        on_mesh = meshes.abstract_batch(self.mesh, batch)
+        on_mesh = agreement.flagged_shapes(self.mesh, meshes.abstract_batch(self.mesh, batch))
         return self.step.lower(self.abstract, on_mesh, run_key(self.mesh, 0)).compile()
 
 
@@ -75,7 +76,9 @@ def build_trainer(config: Config, objective: Objective) -> Trainer:
         shardings=shardings,
         abstract=abstract_like(shapes, shardings),
         init=jax.jit(init, out_shardings=shardings, compiler_options=quick_compile()),
-        step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere)),
+        step=jax.jit(
+            agreement.told_by(step), donate_argnums=0, out_shardings=(shardings, everywhere)
+        ),
         validate=jax.jit(partial(_validation, objective), out_shardings=everywhere),
     )
 
@@ -94,6 +97,8 @@ class Validator:
     ):
         """Compiles; `batch` is on the host, `p_mean` and `p_std` are those of the training."""
         self._mesh, self._count = trainer.mesh, len(batch["start"])
+        everywhere = meshes.replicated(trainer.mesh)
+        self._keys = jax.jit(partial(_keys_of, self._count), out_shardings=everywhere)
         levels = validation_sigmas(self._count, p_mean=p_mean, p_std=p_std)
         self._rows = {**batch, "sigma": levels}
         # a row a device at a time: no more memory than training
@@ -117,8 +122,10 @@ class Validator:
             losses.append(jax.device_get(self._validate(params, batch, self._keys(rows))))
         return np.concatenate(losses)[: self._count]
 
-    def _keys(self, rows: np.ndarray) -> jax.Array:
-        return jax.random.split(jax.random.key(0), self._count)[rows]
+
+def _keys_of(count: int, rows: jax.Array) -> jax.Array:
+    """Those of `count` keys that never change."""
+    return jax.random.split(jax.random.key(0), count)[rows]
 
 
 def run_key(mesh: jax.sharding.Mesh, seed: int) -> jax.Array:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from edm3d import experiment
+from edm3d import experiment, run_folder
 from edm3d import train as command
 from edm3d.errors import InputError
 from edm3d.training.checkpoint import Checkpoints
@@ -324,7 +324,7 @@ def test_a_run_that_failed_before_its_first_checkpoint_does_not_lock_its_folder(
     config, other = (tiny_config(widths, tiny_records, run) for _ in range(2))
     other.seed = 5
     for each in (other, config):
-        command._prepare_run_folder(run, each, tiny_records, _abstract(config))[0].close()
+        run_folder.prepare(run, each.to_dict(), tiny_records, _abstract(config))[0].close()
     assert json.loads((run / "config.json").read_text())["seed"] == config.seed
 
 

@@ -169,33 +169,28 @@ def train_batches(
     patch: int,
     batch: int,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | np.ndarray | None = None,
     first_step: int = 0,
     workers: int = 0,
     split: str = "train",
 ) -> Batches:
     """Endless batches of random crops from `first_step` on; `close()` ends its threads.
 
-    Process p of n gets rows [p * batch / n, (p + 1) * batch / n) of each global batch. With
+    Of each global batch only `rows` are read (None: all), those of this process's devices. With
     `workers` = 0 this process reads with threads, else so many worker processes do.
     """
     import grain
 
     keep_freed_memory()
-    if batch % process_count:
-        raise InputError(f"batch {batch} is not divisible by {process_count} processes; change it")
-    info, cases, local = (
-        read_dataset_info(folder),
-        read_cases(folder, split),
-        batch // process_count,
-    )
+    info, cases = read_dataset_info(folder), read_cases(folder, split)
+    mine = np.arange(batch) if rows is None else np.asarray(rows)
+    local = len(mine)
     if not len(cases):
         raise InputError(f"split {split!r} of {folder} has no records; choose another split")
 
     def local_example(k: int) -> Batch:
         step, row = divmod(k, local)
-        g = (first_step + step) * batch + process_index * local + row
+        g = (first_step + step) * batch + int(mine[row])
         return example_at(cases, info, g, patch=patch, seed=seed)
 
     examples = grain.MapDataset.range(_ENDLESS).map(local_example)

@@ -34,6 +34,15 @@ class RunLog:
         self._board.close()
 
 
+class SilentLog:
+    """In place of a `RunLog` in processes that leave it to another."""
+
+    def write(self, step: int, values: Mapping[str, float | None]) -> None:
+        del step, values
+
+    def close(self) -> None: ...
+
+
 def _keep_until(path: Path, step: int) -> None:
     """Drops rows after `step`, which a resumed run writes again, and a last row torn by a kill."""
     if not path.exists():

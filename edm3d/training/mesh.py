@@ -86,13 +86,37 @@ def abstract_batch(mesh: Mesh, batch: Any) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def to_devices(mesh: Mesh, local: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """The global batch on the mesh, from the rows that this process read."""
+def rows_here(mesh: Mesh, batch: int) -> np.ndarray:
+    """Which rows of a global batch the devices of this process work on, rising.
+
+    Where `space` spans processes, they share rows and each reads them whole.
+    """
+    over_data = NamedSharding(mesh, P("data"))
+    held = over_data.addressable_devices_indices_map((batch,)).values()
+    return np.unique([np.arange(batch)[index] for index in held])
+
+
+def to_devices(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """A global batch on the mesh; every process holds all of it on its host."""
+    n = len(next(iter(batch.values())))
+    return rows_to_devices(mesh, batch, rows=np.arange(n), batch=n)
+
+
+def rows_to_devices(
+    mesh: Mesh, local: dict[str, np.ndarray], *, rows: np.ndarray, batch: int
+) -> dict[str, jax.Array]:
+    """A global batch of `batch` rows on the mesh; this process has `rows`, those of `rows_here`."""
     shardings = batch_shardings(mesh, local)
-    return {
-        name: jax.make_array_from_process_local_data(shardings[name], array)
-        for name, array in local.items()
-    }
+
+    def placed(name: str, array: np.ndarray) -> jax.Array:
+        def piece(index: Any) -> np.ndarray:
+            first, end, _ = index[0].indices(batch)
+            begin = int(np.searchsorted(rows, first))
+            return array[(slice(begin, begin + end - first), *index[1:])]
+
+        return jax.make_array_from_callback((batch, *array.shape[1:]), shardings[name], piece)
+
+    return {name: placed(name, array) for name, array in local.items()}
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -27,12 +27,12 @@ class Stop:
         return self._asked.is_set()
 
     @contextlib.contextmanager
-    def at_once(self, farewell: str) -> Iterator[None]:
-        """Within it nothing is worth saving: a signal prints `farewell` and exits 0 at once."""
+    def at_once(self, farewell: str, code: int = 0) -> Iterator[None]:
+        """Within it nothing is worth saving: a signal prints `farewell`, exits `code` at once."""
 
         def leave() -> None:
             print(farewell, flush=True)
-            os._exit(0)  # the main thread may be deep in a compiler
+            os._exit(code)  # the main thread may be deep in a compiler
 
         with self._lock:
             self._idle = leave
