@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from ml_collections import config_flags
 
-from edm3d import command, experiment
+from edm3d import command, experiment, options
 from edm3d.data.cases import DatasetInfo, read_cases, read_dataset_info
 from edm3d.data.pipeline import check_patch_fits, patch_batch, train_batches
 from edm3d.data.validation import validation_batch
@@ -28,12 +28,14 @@ from edm3d.training.checkpoint import Checkpoints
 from edm3d.training.feed import Feed
 from edm3d.training.lock import held_alone
 from edm3d.training.log import RunLog, Stopwatch, progress_line, summarise
-from edm3d.training.state import TrainState, parameter_count
+from edm3d.training.state import MAIN, TrainState, parameter_count
 from edm3d.training.stop import Stop, stop_on_signal
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 
 Config = Any  # an ml_collections.ConfigDict, whose fields a type checker cannot know
+# What a run cannot change and go on.
+SAME_RUN = "seed patch patch_sizes batch conditioning condition_dropout model edm ema_lengths data"
 RUN_AHEAD = 2  # steps sent to the device before the oldest must be done
 
 
@@ -43,8 +45,9 @@ def train(config: Config) -> None:
     experiment.check_numbers(config)
     info = read_dataset_info(records)
     experiment.check_data(config, info)
-    experiment.check_patch(config.patch, len(config.model.channel_mult))
-    check_patch_fits(info, config.patch)
+    for side in (config.patch, *(side for side, _ in options.patches_of(config))):
+        experiment.check_patch(side, len(config.model.channel_mult))
+        check_patch_fits(info, side)
     objective = experiment.objective_of(config, info)
     with stop_on_signal() as stop, contextlib.ExitStack() as held:
         with stop.at_once("stopped by a signal before an update was made; nothing is lost"):
@@ -55,7 +58,7 @@ def train(config: Config) -> None:
             checkpoints = _prepare_run_folder(run, config, records)
             held.callback(checkpoints.close)
             state = _start(trainer, checkpoints, config)
-            update = trainer.compiled_step(_example(config, info))
+            update = trainer.compiled_step(*_examples(config, info))
         _loop(config, trainer, update, state, checkpoints, validator, stop)
 
 
@@ -101,7 +104,7 @@ def _feed(config: Config, trainer: Trainer, first: int) -> Feed:
     """Batches on the devices, from that of update `first` on."""
     batches = train_batches(
         Path(config.records),
-        patch=config.patch,
+        patch=options.patches_of(config),
         batch=config.train.batch,
         seed=config.seed,
         process_index=jax.process_index(),
@@ -142,7 +145,7 @@ def _validate(
     validator: Validator, state: TrainState, watch: Stopwatch, stop: Stop
 ) -> float | None:
     start = time.perf_counter()
-    losses = validator.losses(state.ema, stop.asked)
+    losses = validator.losses(state.ema[MAIN], stop.asked)
     watch.pause(time.perf_counter() - start)
     return float(np.mean(losses)) if losses is not None and np.isfinite(losses).all() else None
 
@@ -175,7 +178,7 @@ def _prepare_run_folder(run: Path, config: Config, records: Path) -> Checkpoints
 def _check_same_run(run: Path, content: dict, records: Path) -> None:
     old = experiment.read_run_config(run)
     old["batch"], content = old["train"]["batch"], {**content, "batch": content["train"]["batch"]}
-    for name in ("seed", "patch", "batch", "conditioning", "model", "edm", "data"):
+    for name in SAME_RUN.split():
         if old.get(name) != content[name]:
             raise InputError(
                 f"run folder {run} was trained with {name} {old.get(name)}, now it is "
@@ -200,11 +203,14 @@ def _announce(config: Config, trainer: Trainer, first: int) -> None:
     )
 
 
-def _example(config: Config, info: DatasetInfo) -> dict[str, np.ndarray]:
-    """Zeros in the shapes of a global batch."""
+def _examples(config: Config, info: DatasetInfo) -> list[dict[str, np.ndarray]]:
+    """Zeros in the shapes of global batches, one for each size of patch."""
     case = read_cases(Path(config.records), "train")[0]
-    one = patch_batch(case, info, start_zyx=(0, 0, 0), patch=config.patch)
-    return zeros_like_batch(one, config.train.batch)
+    ones = (
+        patch_batch(case, info, start_zyx=(0, 0, 0), patch=side)
+        for side, _ in options.patches_of(config)
+    )
+    return [zeros_like_batch(one, config.train.batch) for one in ones]
 
 
 def main(_: list[str]) -> None:

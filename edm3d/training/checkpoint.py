@@ -1,7 +1,7 @@
 """Checkpoints of a run; the only module that knows Orbax.
 
-A checkpoint holds two parts, so that sampling reads the averaged weights alone:
-`ema` (those weights) and `training` (everything else of a `TrainState`).
+A checkpoint holds parts, so that sampling reads one set of averaged weights alone: `ema` (the main
+average), `ema_NAME` for each further one, and `training` (everything else of a `TrainState`).
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from edm3d.errors import InputError
-from edm3d.training.state import TrainState
+from edm3d.training.state import MAIN, TrainState
 
 
 class Checkpoints:
@@ -35,16 +35,16 @@ class Checkpoints:
         step = int(state.step)
         self._checkpointer.wait()
         if step != self.latest_step():
-            parts = {"ema": state.ema, "training": dataclasses.replace(state, ema=None)}
+            parts = _parts(state)
             self._checkpointer.save_checkpointables_async(step, parts, force=True)
         if wait:
             self._checkpointer.wait()
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:
         """The state saved at `step`, with the shapes and shardings of `abstract`."""
-        parts = {"ema": abstract.ema, "training": dataclasses.replace(abstract, ema=None)}
-        loaded = self._checkpointer.load_checkpointables(step, parts)
-        return dataclasses.replace(loaded["training"], ema=loaded["ema"])
+        loaded = self._checkpointer.load_checkpointables(step, _parts(abstract))
+        ema = {name: loaded[_part_of(name)] for name in abstract.ema}
+        return dataclasses.replace(loaded["training"], ema=ema)
 
     def close(self) -> None:
         """Waits for a save under way and lets go of the folder."""
@@ -52,7 +52,18 @@ class Checkpoints:
         self._checkpointer.close()
 
 
-def read_ema(run: Path, abstract: Any, step: int | None = None) -> tuple[int, Any]:
+def _part_of(average: str) -> str:
+    return "ema" if average == MAIN else f"ema_{average}"
+
+
+def _parts(state: TrainState) -> dict[str, Any]:
+    averages = {_part_of(name): weights for name, weights in state.ema.items()}
+    return {**averages, "training": dataclasses.replace(state, ema={})}
+
+
+def read_ema(
+    run: Path, abstract: Any, step: int | None = None, *, average: str = MAIN
+) -> tuple[int, Any]:
     """The step and the averaged weights of a run's newest (or the given) checkpoint.
 
     Raises:
@@ -67,8 +78,8 @@ def read_ema(run: Path, abstract: Any, step: int | None = None) -> tuple[int, An
             raise InputError(f"{folder} holds no whole checkpoint; let edm3d.train run on")
         if step is not None and step not in steps:
             raise InputError(f"checkpoint step {step} is not in {folder}; choose one of {steps}")
-        step = max(steps) if step is None else step
-        return step, checkpointer.load_checkpointables(step, {"ema": abstract})["ema"]
+        step, part = max(steps) if step is None else step, _part_of(average)
+        return step, checkpointer.load_checkpointables(step, {part: abstract})[part]
 
 
 def abstract_like(shapes: Any, shardings: Any) -> Any:
