@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     config.run = "runs/ards"
     config.warm_start = ""  # "RUN" or "RUN@STEP": start from another run's weights
     config.patch = 128
+    config.patch_sizes = ()  # or ((96, 0.5), (128, 0.5)): sides and their shares of the steps
     config.paper_literal = False
 
     # How scans become records. Windows and scales are stored with the records.
@@ -47,7 +48,14 @@ def get_config() -> ConfigDict:
     config.conditioning.prior_ventilation = True
     config.conditioning.xray_difference = False
 
+    # Shares of samples that go without, so that one network serves incomplete inputs and guidance.
+    config.condition_dropout = ConfigDict(
+        {"xrays": 0.0, "ventilation": 0.0, "prior_ventilation": 0.0}
+        | {"null": "zero"}  # what stands in a missing channel; or "learned"
+    )
+
     config.model = ConfigDict()
+    config.model.flavour = "ddpmpp"  # or blocks as in "adm"
     config.model.channels = 64
     config.model.channel_mult = (1, 2, 2, 2)
     config.model.blocks = 4
@@ -57,6 +65,8 @@ def get_config() -> ConfigDict:
     config.model.remat = "blocks"  # or all but their "convolutions", or "none"
 
     config.edm = ConfigDict({"sigma_data": 0.5, "p_mean": -1.2, "p_std": 1.2})
+    config.edm.loss_weight = "edm"  # or "min_snr", or "uniform"
+    config.edm.min_snr_gamma = 5.0  # of "min_snr" alone
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 5e-4
@@ -66,10 +76,12 @@ def get_config() -> ConfigDict:
     config.optimizer.eps = 1e-8
 
     config.ema = ConfigDict({"half_life_samples": 500_000, "ramp": 0.05})
+    config.ema_lengths = ConfigDict()  # further averages by name, each of these two numbers
 
     config.train = ConfigDict()
     config.train.batch = 24
     config.train.patches_per_device = 3  # at once; a device with more of the batch takes turns
+    config.train.identity_share = 0.0  # of samples whose target becomes their prior
     config.train.steps = 200_000
     config.train.log_every = 100
     config.train.validate_every = 1_000

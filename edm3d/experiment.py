@@ -18,6 +18,7 @@ from edm3d.data.xray_geometry import Geometry
 from edm3d.diffusion.conditioning import Conditioning
 from edm3d.diffusion.unet import REMAT, UNet, stride
 from edm3d.errors import InputError
+from edm3d.options import dropout_of, flavour_of, option_faults, weight_of
 from edm3d.training.objective import Objective
 from edm3d.training.state import learning_rate
 
@@ -26,20 +27,31 @@ Section = Mapping[str, Any]
 
 def objective_of(config: Section, info: DatasetInfo) -> Objective:
     """Network, conditioning and noise distribution of a run on the data set `info`."""
-    edm = dict(config["edm"])
+    edm = {name: config["edm"][name] for name in ("sigma_data", "p_mean", "p_std")}
+    dropout = dropout_of(config["condition_dropout"])
     measured = config["data"]["residual_scale"] == "measured"
     conditioning = Conditioning(
         window_hu=info.window_hu,
         residual_scale=edm["sigma_data"] / info.residual_std if measured else 1.0,
+        droppable=tuple(group for group, _ in dropout),
+        learned_null=bool(dropout) and config["condition_dropout"]["null"] == "learned",
         **config["conditioning"],
     )
-    return Objective(model_of(config["model"]), conditioning, **edm)
+    return Objective(
+        model_of(config["model"]),
+        conditioning,
+        **edm,
+        weight=weight_of(config["edm"]),
+        condition_dropout=dropout,
+        identity_share=config["train"]["identity_share"],
+    )
 
 
 def model_of(section: Section) -> UNet:
     """The network; `dtype` is a name such as `bfloat16`, sequences become tuples."""
     fields = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in section.items()}
-    return UNet(**{**fields, "dtype": jnp.dtype(fields["dtype"]).type})
+    flavour = flavour_of(fields.pop("flavour"))
+    return UNet(**{**fields, "dtype": jnp.dtype(fields["dtype"]).type}, flavour=flavour)
 
 
 def optimizer_of(config: Section) -> tuple[optax.GradientTransformation, Callable]:
@@ -92,6 +104,7 @@ def check_numbers(config: Section) -> None:
             f"train.validate_every is {train['validate_every']}, no multiple of train.log_every "
             f"{train['log_every']}, at which it is looked at; make it one"
         )
+    faults += option_faults(config)
     if faults:
         raise InputError("\n".join(faults))
 

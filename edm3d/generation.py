@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,9 +18,11 @@ import numpy as np
 from edm3d.data.cases import Case, DatasetInfo
 from edm3d.data.pipeline import whole_batch
 from edm3d.diffusion import edm, sampler
+from edm3d.diffusion.absence import GROUPS
 from edm3d.diffusion.conditioning import add_residual
 from edm3d.diffusion.unet import stride
 from edm3d.errors import InputError
+from edm3d.told import Told
 from edm3d.training import mesh as meshes
 from edm3d.training.objective import Objective, Params
 
@@ -68,7 +70,28 @@ def padded_shape(shape_zyx: Sequence[int], *, patch: int, multiple: int) -> tupl
     return tuple(max(-(-n // multiple) * multiple, patch) for n in shape_zyx)
 
 
-def build_generator(objective: Objective, solver: Solver, mesh: jax.sharding.Mesh) -> Callable:
+def denoiser(
+    objective: Objective, params: Params, batch: dict[str, jax.Array], guidance: float = 1.0
+) -> edm.Network:
+    """D(x; sigma) with the conditions of `batch`, guided away from D without any (1: not at all).
+
+    Without any means without the groups that the network was trained to do without.
+    """
+
+    def told(given: jax.Array | None) -> edm.Network:
+        network = objective.network(params, batch, given=given)
+        return partial(edm.denoise, network, sigma_data=objective.sigma_data)
+
+    if guidance == 1:
+        return told(None)
+    kept = [group not in objective.conditioning.droppable for group in GROUPS]
+    nothing = jnp.tile(jnp.array(kept), (len(batch["prior_hu"]), 1))
+    return edm.guided(told(None), told(nothing), guidance)
+
+
+def build_generator(
+    objective: Objective, solver: Solver, mesh: jax.sharding.Mesh, guidance: float = 1.0
+) -> Callable:
     """Jitted `(params, batch, keys [b]) -> int16 HU [b, z, y, x], bool [b]: whether all is finite`.
 
     Rows are shared out over `data`.
@@ -77,12 +100,9 @@ def build_generator(objective: Objective, solver: Solver, mesh: jax.sharding.Mes
     def generate(
         params: Params, batch: dict[str, jax.Array], keys: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        denoise = partial(
-            edm.denoise, objective.network(params, batch), sigma_data=objective.sigma_data
-        )
         shape = (*batch["prior_hu"].shape[1:], 1)
         x = sampler.sample(
-            denoise,
+            denoiser(objective, params, batch, guidance),
             keys,
             shape,
             solver.sigmas,
@@ -108,6 +128,7 @@ class Drawer:
     patch: int
     batch: int
     seed: int
+    told: Told = field(default_factory=Told)
 
     def shape_of(self, case: Case) -> tuple[int, ...]:
         """The padded shape a case is drawn in; one compilation a shape."""
@@ -116,7 +137,7 @@ class Drawer:
 
     def draw(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, np.ndarray]]:
         """Yields each job with its int16 HU `[z, y, x]`; neighbours of one shape share a call."""
-        generate = build_generator(self.objective, self.solver, self.mesh)
+        generate = build_generator(self.objective, self.solver, self.mesh, self.told.guidance)
         for shape, group in itertools.groupby(jobs, key=lambda job: self.shape_of(job.case)):
             for chunk in _chunks(group, self.batch):
                 volumes = self._generate(generate, chunk, shape)
@@ -130,6 +151,8 @@ class Drawer:
         cases = [dataclasses.replace(job.case, target_hu=None) for job in full]
         rows = [whole_batch(case, self.info, padded_shape_zyx=shape) for case in cases]
         batch = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        if self.objective.conditioning.droppable:
+            batch["given"] = self.told.given(self.batch)
         keys = jnp.stack([member_key(self.seed, job.case.case_id, job.member) for job in full])
         on_devices = meshes.to_devices(self.mesh, batch)
         volumes, finite = jax.device_get(generate(self.params, on_devices, keys))

@@ -21,7 +21,10 @@ from edm3d.training.state import TrainState
 
 SHARED_FOLDER_LAG_S = 20  # after which a file written on one host is seen on all
 # What a run cannot change and go on; its batch too.
-SAME = ("seed", "patch", "conditioning", "model", "edm", "data")
+SAME = (
+    *("seed", "patch", "patch_sizes", "conditioning", "condition_dropout"),
+    *("model", "edm", "ema_lengths", "data"),
+)
 
 
 def prepare(

@@ -20,13 +20,16 @@ from tqdm import tqdm
 from edm3d import command, experiment
 from edm3d.data.cases import Case, DatasetInfo, read_cases, read_dataset_info
 from edm3d.data.protocols import PROTOCOLS, protocols_of
+from edm3d.diffusion.absence import GROUPS
 from edm3d.diffusion.sampler import Churn
 from edm3d.errors import InputError
 from edm3d.generation import Drawer, Job, Solver, abstract_params
 from edm3d.sample_folder import CaseWriter, case_record, is_drawn, weights_checksum
+from edm3d.told import told_of
 from edm3d.training import mesh as meshes
 from edm3d.training.checkpoint import abstract_like
 from edm3d.training.restore import read_ema
+from edm3d.training.state import MAIN
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,9 @@ class Request:
         s_churn: noise added back, 0 is deterministic; else the config's.
         seed: seed of the samples.
         checkpoint_step: which checkpoint; else the newest.
+        ema: which average of the weights, `main` or one of the config's `ema_lengths`.
+        without: groups of conditions to go without.
+        guidance: how much the conditions count; 1 as trained, more is stronger.
     """
 
     run: Path
@@ -66,6 +72,9 @@ class Request:
     s_churn: float | None = None
     seed: int = 0
     checkpoint_step: int | None = None
+    ema: str = MAIN
+    without: tuple[str, ...] = ()
+    guidance: float = 1.0
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -112,6 +121,11 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_integer(
         "checkpoint_step", None, "Which checkpoint; else the newest.", flag_values=values
     )
+    flags.DEFINE_string("ema", MAIN, "Which average of the weights.", flag_values=values)
+    flags.DEFINE_list("without", [], f"Go without these: {', '.join(GROUPS)}.", flag_values=values)
+    flags.DEFINE_float(
+        "guidance", 1.0, "How much the conditions count; 1 as trained.", flag_values=values
+    )
 
 
 def request_of_flags(f: flags.FlagValues = flags.FLAGS) -> Request:
@@ -135,6 +149,9 @@ def request_of_flags(f: flags.FlagValues = flags.FLAGS) -> Request:
         s_churn=f.s_churn,
         seed=f.seed,
         checkpoint_step=f.checkpoint_step,
+        ema=f.ema,
+        without=tuple(f.without),
+        guidance=f.guidance,
     )
 
 
@@ -225,7 +242,9 @@ def sample(request: Request) -> None:
         members=request.members,
         seed=request.seed,
         checkpoint_step=step,
+        average=request.ema,
         weights_sha256=weights_checksum(drawer.params),
+        told=drawer.told,
     )
     chosen = select(
         request,
@@ -275,9 +294,13 @@ def load_drawer(
         )
     shapes = abstract_params(objective)
     shardings = jax.tree.map(lambda _: meshes.replicated(mesh), shapes)
-    step, params = read_ema(request.run, abstract_like(shapes, shardings), request.checkpoint_step)
+    told = told_of(objective.conditioning, request.without, request.guidance)
+    if request.ema not in (averages := {MAIN, *config["ema_lengths"]}):
+        raise InputError(f"--ema is {request.ema}; choose of {', '.join(sorted(averages))}")
+    abstract = abstract_like(shapes, shardings)
+    step, params = read_ema(request.run, abstract, request.checkpoint_step, average=request.ema)
     patch = config["patch"]
-    return Drawer(objective, solver, mesh, params, info, patch, batch, request.seed), step
+    return Drawer(objective, solver, mesh, params, info, patch, batch, request.seed, told), step
 
 
 def main(_: list[str]) -> None:

@@ -16,6 +16,7 @@ from edm3d.data.protocols import protocols_of
 from edm3d.data.volumes import write_nifti
 from edm3d.errors import InputError
 from edm3d.generation import Solver
+from edm3d.told import Told
 
 
 def case_record(
@@ -25,7 +26,9 @@ def case_record(
     members: int,
     seed: int,
     checkpoint_step: int,
+    average: str,
     weights_sha256: str,
+    told: Told,
 ) -> dict[str, Any]:
     """The content of case.json: whatever it takes to draw the same again."""
     inputs = {
@@ -45,9 +48,11 @@ def case_record(
         "members": members,
         "seed": seed,
         "checkpoint_step": checkpoint_step,
+        "ema": average,
         "weights_sha256": weights_sha256,
         "nfe": solver.nfe,
         "solver": asdict(solver),
+        **told.record(),
         "edm3d_version": edm3d.__version__,
     }
     return experiment.json_of(record)

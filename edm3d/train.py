@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from edm3d import command, experiment, run_folder
+from edm3d import command, experiment, options, run_folder
 from edm3d.data.cases import DatasetInfo, read_cases, read_dataset_info
 from edm3d.data.pipeline import check_patch_fits, patch_batch, train_batches
 from edm3d.data.validation import validation_batch
@@ -33,7 +33,7 @@ from edm3d.training.feed import Feed
 from edm3d.training.lock import held_alone
 from edm3d.training.log import RunLog, SilentLog, Stopwatch, progress_line, summarise
 from edm3d.training.retention import Saved, last_good
-from edm3d.training.state import TrainState, parameter_count
+from edm3d.training.state import MAIN, TrainState, parameter_count
 from edm3d.training.stop import Stop, stop_on_signal
 from edm3d.training.tally import Culprits, Tally
 from edm3d.warm_start import warm_started
@@ -66,8 +66,9 @@ def train(config: Config, *, stopped_code: int = 0) -> bool:
     experiment.check_numbers(config)
     info = read_dataset_info(records)
     experiment.check_data(config, info)
-    experiment.check_patch(config.patch, len(config.model.channel_mult))
-    check_patch_fits(info, config.patch)
+    for side in (config.patch, *(side for side, _ in options.patches_of(config))):
+        experiment.check_patch(side, len(config.model.channel_mult))
+        check_patch_fits(info, side)
     objective = experiment.objective_of(config, info)
     with stop_on_signal() as stop, contextlib.ExitStack() as held:
         farewell = "stopped by a signal before an update was made; nothing is lost"
@@ -83,7 +84,7 @@ def train(config: Config, *, stopped_code: int = 0) -> bool:
             )
             held.callback(checkpoints.close)
             state = _start(trainer, checkpoints, newest, config)
-            update = trainer.compiled_step(_example(config, info))
+            update = trainer.compiled_step(*_examples(config, info))
             distributed.wait_for_all("the step is compiled")
         return _loop(config, trainer, update, state, checkpoints, validator, stop)
 
@@ -145,7 +146,7 @@ def _feed(config: Config, trainer: Trainer, first: int) -> Feed:
     rows = meshes.rows_here(mesh, batch)
     batches = train_batches(
         Path(config.records),
-        patch=config.patch,
+        patch=options.patches_of(config),
         batch=batch,
         seed=config.seed,
         rows=rows,
@@ -204,7 +205,7 @@ def _validate(
     validator: Validator, state: TrainState, watch: Stopwatch, agreed: agreement.Agreement
 ) -> float | None:
     start = time.perf_counter()
-    losses = validator.losses(state.ema, agreed.now)
+    losses = validator.losses(state.ema[MAIN], agreed.now)
     watch.pause(time.perf_counter() - start)
     return float(np.mean(losses)) if losses is not None and np.isfinite(losses).all() else None
 
@@ -239,11 +240,14 @@ def _announce(config: Config, trainer: Trainer, first: int) -> None:
     )
 
 
-def _example(config: Config, info: DatasetInfo) -> dict[str, np.ndarray]:
-    """Zeros in the shapes of a global batch."""
+def _examples(config: Config, info: DatasetInfo) -> list[dict[str, np.ndarray]]:
+    """Zeros in the shapes of global batches, one for each size of patch."""
     case = read_cases(Path(config.records), "train")[0]
-    one = patch_batch(case, info, start_zyx=(0, 0, 0), patch=config.patch)
-    return zeros_like_batch(one, config.train.batch)
+    ones = (
+        patch_batch(case, info, start_zyx=(0, 0, 0), patch=side)
+        for side, _ in options.patches_of(config)
+    )
+    return [zeros_like_batch(one, config.train.batch) for one in ones]
 
 
 def main(_: list[str]) -> None:

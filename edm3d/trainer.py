@@ -11,14 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from edm3d import experiment
+from edm3d import experiment, options
 from edm3d.training import agreement
 from edm3d.training import mesh as meshes
 from edm3d.training.checkpoint import abstract_like
 from edm3d.training.gradient import sharded_gradient
 from edm3d.training.noise_levels import validation_sigmas
 from edm3d.training.objective import Objective
-from edm3d.training.state import Ema, TrainState, init_state, train_step
+from edm3d.training.state import MAIN, TrainState, init_state, train_step
 
 Config = Any  # an ml_collections.ConfigDict, whose fields a type checker cannot know
 Shapes = Mapping[str, Any]  # of a global batch on the wire: anything with shape and dtype
@@ -43,10 +43,22 @@ class Trainer:
     step: Any
     validate: Any
 
-    def compiled_step(self, batch: Shapes) -> Callable:
-        """`step` compiled for batches of these shapes."""
+    def compiled_step(self, *batches: Shapes) -> Callable:
+        """`step` compiled for batches of each of these shapes; it runs the one of its batch."""
+        compiled = {_side(batch): self._compiled(batch) for batch in batches}
+
+        def step(state: TrainState, batch: Shapes, key: jax.Array) -> tuple[TrainState, dict]:
+            return compiled[_side(batch)](state, batch, key)
+
+        return step
+
+    def _compiled(self, batch: Shapes) -> Callable:
         on_mesh = agreement.flagged_shapes(self.mesh, meshes.abstract_batch(self.mesh, batch))
         return self.step.lower(self.abstract, on_mesh, run_key(self.mesh, 0)).compile()
+
+
+def _side(batch: Shapes) -> int:
+    return batch["prior_hu"].shape[-1]
 
 
 def build_trainer(config: Config, objective: Objective) -> Trainer:
@@ -54,11 +66,14 @@ def build_trainer(config: Config, objective: Objective) -> Trainer:
     section = dict(config.mesh)
     fsdp = section.pop("fsdp")
     mesh, levels = meshes.make_mesh(**section), len(config.model.channel_mult)
-    meshes.check_patch(mesh, config.patch, levels)
+    for side in {config.patch, *(side for side, _ in options.patches_of(config))}:
+        meshes.check_patch(mesh, side, levels)
     microbatches = meshes.microbatches(mesh, config.train.batch, config.train.patches_per_device)
     optimizer, _ = experiment.optimizer_of(config)
     side = 2 ** (levels - 1)
-    init = partial(init_state, objective=objective, optimizer=optimizer, side=side)
+    averages = options.averages_of(config)
+    fields = dict(objective=objective, optimizer=optimizer, averages=tuple(averages))
+    init = partial(init_state, side=side, **fields)
     shapes = jax.eval_shape(init, jax.random.key(0))
     shardings = meshes.state_shardings(mesh, shapes, fsdp=fsdp)
     split = jax.tree.map(lambda s: s.spec, shardings.params)
@@ -66,7 +81,7 @@ def build_trainer(config: Config, objective: Objective) -> Trainer:
         train_step,
         objective=objective,
         optimizer=optimizer,
-        ema=Ema(**config.ema),
+        ema=averages,
         gradient_of=sharded_gradient(mesh, split, microbatches),
     )
     everywhere = meshes.replicated(mesh)
@@ -106,7 +121,7 @@ class Validator:
         example = zeros_like_batch(self._rows, self._at_once)
         shapes = meshes.abstract_batch(trainer.mesh, example)
         self._validate = trainer.validate.lower(
-            trainer.abstract.ema, shapes, self._keys(np.arange(self._at_once))
+            trainer.abstract.ema[MAIN], shapes, self._keys(np.arange(self._at_once))
         ).compile()
 
     def losses(

@@ -15,13 +15,15 @@ from edm3d import experiment
 from edm3d.errors import InputError
 from edm3d.training.checkpoint import named_shapes, read_weights, shapes_saved
 from edm3d.training.restore import differences, fault_of, whole_step
-from edm3d.training.state import TrainState
+from edm3d.training.state import MAIN, TrainState
 
 COMPARED = ("model", "conditioning", "edm", "data")  # what gives weights their meaning
 
 
 def warm_started(fresh: TrainState, source: str, config: Mapping[str, Any]) -> TrainState:
     """`fresh` with the weights of `source`; tells which step and which fields differ.
+
+    Every average starts from the main one there.
 
     Raises:
         InputError: no such run or checkpoint, or its network has other parameters.
@@ -30,13 +32,13 @@ def warm_started(fresh: TrainState, source: str, config: Mapping[str, Any]) -> T
     differing = _fields(experiment.read_run_config(run), experiment.json_of(config))
 
     def fault(checkpoint: Path) -> str | None:
-        if wrong := differences(shapes_saved(checkpoint, "ema"), named_shapes(fresh.ema)):
+        if wrong := differences(shapes_saved(checkpoint, "ema"), named_shapes(fresh.ema[MAIN])):
             raise InputError(
                 f"warm_start {source}: its network is another one, {wrong}; the configs differ in "
                 f"{differing or 'none of ' + ', '.join(COMPARED)}; make them agree or choose "
                 f"another run"
             )
-        return fault_of(checkpoint, {"ema": fresh.ema})
+        return fault_of(checkpoint, {"ema": fresh.ema[MAIN]})
 
     step = whole_step(run, step, fault)
     weights = read_weights(run / "checkpoints" / str(step))
@@ -45,7 +47,8 @@ def warm_started(fresh: TrainState, source: str, config: Mapping[str, Any]) -> T
         f"{f'; the configs differ in {differing}' if differing else ''}",
         flush=True,
     )
-    params, ema = (_placed(weights[name], getattr(fresh, name)) for name in ("params", "ema"))
+    params = _placed(weights["params"], fresh.params)
+    ema = {name: _placed(weights["ema"], like) for name, like in fresh.ema.items()}
     return dataclasses.replace(fresh, params=params, ema=ema)
 
 

@@ -294,9 +294,9 @@ def test_a_warm_start_from_another_network_names_parameters_and_fields(
 def test_sampling_reads_the_averaged_weights(tiny_run, tiny_records, widths):
     config = tiny_config(widths, tiny_records, tiny_run)
     state = _final_state(config, 4)
-    step, ema = read_ema(tiny_run, _abstract(config).ema)
+    step, ema = read_ema(tiny_run, _abstract(config).ema["main"])
     assert step == 4
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(ema), state.ema)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(ema), state.ema["main"])
     kernels = [p["conv_in"]["kernel"] for p in (ema, state.params)]
     assert np.abs(np.subtract(*kernels)).max() > 0
 

@@ -29,6 +29,7 @@ from edm3d.data.cases import (
     ventilation_vector,
 )
 from edm3d.data.grid import crop, random_corner
+from edm3d.data.patch_sizes import patch_of_step
 from edm3d.data.projection import mean_unit_attenuation, ray_paths_mm
 from edm3d.data.volumes import AIR_HU
 from edm3d.data.xray_geometry import Cone, Geometry
@@ -166,7 +167,7 @@ def example_at(cases: CaseSequence, info: DatasetInfo, g: int, *, patch: int, se
 def train_batches(
     folder: str | Path,
     *,
-    patch: int,
+    patch: int | Sequence[tuple[int, float]],
     batch: int,
     seed: int,
     rows: Sequence[int] | np.ndarray | None = None,
@@ -177,7 +178,8 @@ def train_batches(
     """Endless batches of random crops from `first_step` on; `close()` ends its threads.
 
     Of each global batch only `rows` are read (None: all), those of this process's devices. With
-    `workers` = 0 this process reads with threads, else so many worker processes do.
+    `workers` = 0 this process reads with threads, else so many worker processes do. `patch` is the
+    side of the crops, or several sides, each with its share of the batches.
     """
     import grain
 
@@ -188,10 +190,13 @@ def train_batches(
     if not len(cases):
         raise InputError(f"split {split!r} of {folder} has no records; choose another split")
 
+    sizes = ((patch, 1.0),) if isinstance(patch, int) else patch
+
     def local_example(k: int) -> Batch:
         step, row = divmod(k, local)
         g = (first_step + step) * batch + int(mine[row])
-        return example_at(cases, info, g, patch=patch, seed=seed)
+        side = patch_of_step(sizes, seed=seed, step=first_step + step)
+        return example_at(cases, info, g, patch=side, seed=seed)
 
     examples = grain.MapDataset.range(_ENDLESS).map(local_example)
     if not workers:

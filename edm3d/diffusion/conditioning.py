@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from edm3d.diffusion.absence import SCALARS, absence_names, hide_absent, null_count
 from edm3d.diffusion.beam import VIEWS
 from edm3d.diffusion.projection import Patch, mean_back_projection
 
@@ -30,24 +31,37 @@ class Conditioning:
         prior_ventilation: also give the prior's PEEP, tidal volume and phase.
         xray_difference: also give back-projections of X-ray minus the prior's own projection, in
             units of the scaled residual, whose mean along the ray they are.
+        droppable: groups of `edm3d.diffusion.absence` that the network can do without.
+        learned_null: a missing channel has a value that is learnt, else 0.
     """
 
     window_hu: tuple[float, float]
     residual_scale: float
     prior_ventilation: bool = True
     xray_difference: bool = False
+    droppable: tuple[str, ...] = ()
+    learned_null: bool = False
 
     @property
     def channel_names(self) -> tuple[str, ...]:
         """The channels in order, after the noisy residual."""
-        scalars = ["peep", "tidal_volume", "phase"]
+        return self.measured_names + absence_names(self.droppable)
+
+    @property
+    def null_count(self) -> int:
+        """How many null values are learnt."""
+        return null_count(self.measured_names, self.droppable) if self.learned_null else 0
+
+    @property
+    def measured_names(self) -> tuple[str, ...]:
+        """The channels without those that tell what is missing."""
         return (
             "prior",
             "xray_pa",
             "xray_lat",
             *(["xray_difference_pa", "xray_difference_lat"] if self.xray_difference else []),
-            *scalars,
-            *([f"prior_{s}" for s in scalars] if self.prior_ventilation else []),
+            *SCALARS,
+            *([f"prior_{s}" for s in SCALARS] if self.prior_ventilation else []),
             *(f"coordinate_{a}" for a in "zyx"),
         )
 
@@ -69,8 +83,25 @@ def add_residual(prior_hu: Array, x: Array, spec: Conditioning) -> Array:
     return UNIT_HU * jnp.clip(unit, *(w / UNIT_HU for w in spec.window_hu))
 
 
-def condition_channels(batch: Batch, spec: Conditioning) -> Array:
-    """`[b, z, y, x, c]` float32, one channel for each of `spec.channel_names`."""
+def condition_channels(
+    batch: Batch, spec: Conditioning, *, given: Array | None = None, null: Array | None = None
+) -> Array:
+    """`[b, z, y, x, c]` float32, one channel for each of `spec.channel_names`.
+
+    `given [b, g]` tells what is there (all, where None), `null` what stands in a missing channel.
+
+    Raises:
+        ValueError: `given` is there for a network that needs everything.
+    """
+    measured = _measured_channels(batch, spec)
+    if not spec.droppable:
+        if given is not None:
+            raise ValueError("given is there, but nothing of the conditions is droppable")
+        return measured
+    return hide_absent(measured, spec.measured_names, spec.droppable, given=given, null=null)
+
+
+def _measured_channels(batch: Batch, spec: Conditioning) -> Array:
     shape = batch["prior_hu"].shape
     channels = [unit_ct(batch["prior_hu"], spec.window_hu)]
     channels += _xray_channels(batch, spec)

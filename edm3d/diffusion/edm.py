@@ -13,6 +13,7 @@ import numpy as np
 
 Array = jax.Array
 Network = Callable[[Array, Array], Array]
+Weight = Callable[[Array, float], Array]  # of sigma and sigma_data
 
 
 def c_skip(sigma: Array, sigma_data: float) -> Array:
@@ -42,9 +43,38 @@ def denoise(network: Network, x: Array, sigma: Array, *, sigma_data: float) -> A
     return c_skip(s, sigma_data) * x + c_out(s, sigma_data) * f
 
 
+def guided(denoise: Network, free: Network, guidance: float) -> Network:
+    """D + (guidance - 1) (D - D_free), classifier-free guidance of two denoisers.
+
+    `free` knows less than `denoise`; 1 leaves `denoise` as it is. Ho and Salimans 2022, equation 6
+    (whose w is guidance - 1), for denoisers: the score is (D - x) / sigma^2.
+    """
+
+    def combined(x: Array, sigma: Array) -> Array:
+        d = denoise(x, sigma)
+        return d + (guidance - 1) * (d - free(x, sigma))
+
+    return combined
+
+
 def loss_weight(sigma: Array, sigma_data: float) -> Array:
     """lambda(sigma), which makes the initial loss 1 at every noise level (Table 1)."""
     return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+
+
+def min_snr_weight(sigma: Array, sigma_data: float, *, gamma: float = 5.0) -> Array:
+    """min(SNR, gamma) / sigma_data^2 with SNR = (sigma_data / sigma)^2, for an error of D.
+
+    Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy",
+    for a prediction of the clean sample. lambda is (SNR + 1) / sigma_data^2: low noise levels
+    weigh no more than `gamma` here, high ones fade as the SNR.
+    """
+    return jnp.minimum((sigma_data / sigma) ** 2, gamma) / sigma_data**2
+
+
+def uniform_weight(sigma: Array, sigma_data: float) -> Array:
+    """1 / sigma_data^2: the same error of D counts the same at every noise level."""
+    return jnp.full_like(sigma, 1 / sigma_data**2)
 
 
 def draw_sigma(keys: Array, *, p_mean: float, p_std: float) -> Array:
@@ -53,7 +83,13 @@ def draw_sigma(keys: Array, *, p_mean: float, p_std: float) -> Array:
 
 
 def denoising_loss(
-    network: Network, y: Array, sigma: Array, keys: Array, *, sigma_data: float
+    network: Network,
+    y: Array,
+    sigma: Array,
+    keys: Array,
+    *,
+    sigma_data: float,
+    weight: Weight = loss_weight,
 ) -> Array:
     """`[b]` weighted squared errors of D(y + n; sigma), n ~ N(0, sigma^2) (equation 2).
 
@@ -64,7 +100,7 @@ def denoising_loss(
     """
     n = _per_sample(sigma, y) * unit_noise(keys, y.shape[1:])
     error = denoise(network, y + n, sigma, sigma_data=sigma_data) - y
-    return loss_weight(sigma, sigma_data) * jnp.mean(error**2, axis=range(1, y.ndim))
+    return weight(sigma, sigma_data) * jnp.mean(error**2, axis=range(1, y.ndim))
 
 
 def sigma_schedule(

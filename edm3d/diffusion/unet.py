@@ -1,4 +1,6 @@
-"""The network F: EDM's DDPM++ U-Net in three dimensions (Karras et al. 2022, appendix F.2).
+"""The network F: EDM's U-Net in three dimensions (Karras et al. 2022, appendix F.2).
+
+Its blocks are those of DDPM++, or by `flavour` those of ADM (Dhariwal and Nichol 2021).
 
 Shapes: b batch, z y x voxels, c channels, e embedding channels, t tokens.
 Parameters are float32; `dtype` is that of convolutions and matrix products. GroupNorm statistics,
@@ -15,6 +17,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from edm3d.diffusion.conv import conv3d
+from edm3d.diffusion.flavour import DDPMPP, Flavour, scaled_xavier
 
 Array = jax.Array
 CONVOLUTION = "convolution"  # what remat="convolutions" keeps for the backward pass
@@ -23,12 +26,6 @@ REMAT = {
     "blocks": jax.checkpoint_policies.nothing_saveable,
     "convolutions": jax.checkpoint_policies.save_only_these_names(CONVOLUTION),
 }
-TINY = 1e-5  # initial scale of layers that close a residual branch: a block starts as its skip
-
-
-def scaled_xavier(scale: float = 1.0) -> Callable:
-    """Xavier-uniform initialiser times `scale`."""
-    return nn.initializers.variance_scaling(scale**2, "fan_avg", "uniform")
 
 
 def stride(levels: int) -> int:
@@ -69,11 +66,12 @@ class Conv(nn.Module):
     scale: float = 1.0
     dtype: jnp.dtype = jnp.float32
     conv3: Callable = conv3d
+    initial: Callable = scaled_xavier
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape = (self.size,) * 3 + (x.shape[-1], self.features)
-        kernel = self.param("kernel", scaled_xavier(self.scale), shape).astype(self.dtype)
+        kernel = self.param("kernel", self.initial(self.scale), shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         x = x.astype(self.dtype)
         y = x @ kernel[0, 0, 0] if self.size == 1 else self.conv3(x, kernel)
@@ -85,30 +83,37 @@ class NormSiLU(nn.Module):
 
     dtype: jnp.dtype = jnp.float32
     silu: bool = True
+    epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         # mean of squares minus square of the mean would cancel where the mean is large
         x = nn.GroupNorm(
-            group_count(x.shape[-1]), epsilon=1e-6, dtype=self.dtype, use_fast_variance=False
+            group_count(x.shape[-1]),
+            epsilon=self.epsilon,
+            dtype=self.dtype,
+            use_fast_variance=False,
         )(x)
         return nn.silu(x) if self.silu else x
 
 
 class Attention(nn.Module):
-    """Residual self-attention over all voxels, one head."""
+    """Residual self-attention over all voxels."""
 
     dtype: jnp.dtype = jnp.float32
+    flavour: Flavour = DDPMPP
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        b, *_, c = x.shape
-        h = NormSiLU(self.dtype, silu=False)(x)
-        qkv = Conv(3 * c, size=1, scale=0.2**0.5, dtype=self.dtype)(h)
-        q, k, v = (a.reshape(b, -1, 1, c) for a in jnp.split(qkv, 3, axis=-1))
+        (b, *_, c), kind = x.shape, self.flavour
+        conv = partial(Conv, size=1, dtype=self.dtype, initial=kind.initial)
+        h = NormSiLU(self.dtype, silu=False, epsilon=kind.epsilon)(x)
+        qkv = conv(3 * c, scale=kind.query)(h)
+        n = kind.heads(c)
+        q, k, v = (a.reshape(b, -1, n, c // n) for a in jnp.split(qkv, 3, axis=-1))
         h = jax.nn.dot_product_attention(q, k, v).reshape(x.shape)  # softmax in float32
-        h = Conv(c, size=1, scale=TINY, dtype=self.dtype)(h)
-        return (x + h) * 0.5**0.5
+        h = conv(c, scale=kind.closing)(h)
+        return (x + h) * kind.skip_scale
 
 
 class Dropout(nn.Module):
@@ -140,21 +145,40 @@ class Block(nn.Module):
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
     conv3: Callable = conv3d
+    flavour: Flavour = DDPMPP
 
     @nn.compact
     def __call__(self, x: Array, embedding: Array, dropout_keys: Array | None = None) -> Array:
-        conv = partial(Conv, self.features, dtype=self.dtype, conv3=self.conv3)
+        kind = self.flavour
+        conv = partial(
+            Conv, self.features, dtype=self.dtype, conv3=self.conv3, initial=kind.initial
+        )
         resample = self.resample or (lambda a: a)
-        h = conv(name="conv0")(resample(NormSiLU(self.dtype)(x)))
-        shift = nn.Dense(self.features, kernel_init=scaled_xavier(), name="shift")(embedding)
-        h = NormSiLU(self.dtype)(h + shift[:, None, None, None, :].astype(self.dtype))
+        h = conv(name="conv0")(resample(NormSiLU(self.dtype, epsilon=kind.epsilon)(x)))
+        h = self._with_noise_level(h, embedding)
         h = Dropout(self.dropout)(h, dropout_keys)
-        h = conv(scale=TINY, name="conv1")(h)
-        x = resample(x)
-        if self.resample or x.shape[-1] != self.features:
+        h = conv(scale=kind.closing, name="conv1")(h)
+        x, resized = resample(x), self.resample and kind.always_project
+        if resized or x.shape[-1] != self.features:
             x = conv(size=1, name="skip")(x)
-        x = (x + h) * 0.5**0.5
-        return Attention(self.dtype)(x) if self.attention else x
+        x = (x + h) * kind.skip_scale
+        return Attention(self.dtype, kind)(x) if self.attention else x
+
+    def _with_noise_level(self, h: Array, embedding: Array) -> Array:
+        """The second norm and SiLU, told of the noise level by a shift, or a scale and a shift."""
+        kind = self.flavour
+        dense = partial(nn.Dense, kernel_init=kind.initial())
+
+        def everywhere(a: Array) -> Array:
+            return a[:, None, None, None, :].astype(self.dtype)
+
+        if not kind.adaptive:
+            shift = dense(self.features, name="shift")(embedding)
+            return NormSiLU(self.dtype, epsilon=kind.epsilon)(h + everywhere(shift))
+        both = dense(2 * self.features, name="scale_shift")(embedding)
+        scale, shift = map(everywhere, jnp.split(both, 2, axis=-1))
+        h = NormSiLU(self.dtype, silu=False, epsilon=kind.epsilon)(h)
+        return nn.silu(h * (1 + scale) + shift)
 
 
 class UNet(nn.Module):
@@ -169,6 +193,7 @@ class UNet(nn.Module):
             at 1 / 2^k of the input's resolution.
         remat: what the backward pass computes again: "none", everything of "blocks", or all but
             their "convolutions".
+        flavour: `DDPMPP` or `ADM` of `edm3d.diffusion.flavour`.
     """
 
     channels: int = 64
@@ -179,14 +204,21 @@ class UNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
     conv3: Callable = conv3d
+    flavour: Flavour = DDPMPP
 
     @nn.compact
     def __call__(self, x: Array, c_noise: Array, dropout_keys: Array | None = None) -> Array:
         embedding = self._embed(c_noise)
-        conv = partial(Conv, dtype=self.dtype, conv3=self.conv3)
+        kind = self.flavour
+        conv = partial(Conv, dtype=self.dtype, conv3=self.conv3, initial=kind.initial)
         policy = REMAT[self.remat]
-        kind = nn.remat(Block, policy=policy) if policy else Block
-        block = partial(kind, dropout=self.dropout, dtype=self.dtype, conv3=self.conv3)
+        block = partial(
+            nn.remat(Block, policy=policy) if policy else Block,
+            dropout=self.dropout,
+            dtype=self.dtype,
+            conv3=self.conv3,
+            flavour=kind,
+        )
 
         x = conv(self.channels, name="conv_in")(x)
         skips = [x]
@@ -206,21 +238,23 @@ class UNet(nn.Module):
         x = block(x.shape[-1], name="mid1")(x, embedding, dropout_keys)
         for level, width in reversed(list(enumerate(self._widths()))):
             for k in range(self.blocks + 1):
-                attend = level in self.attention_levels and k == self.blocks
+                attend = level in self.attention_levels and (
+                    kind.attend_decoder or k == self.blocks
+                )
                 x = jnp.concatenate([x, skips.pop()], axis=-1)
                 name = f"dec{level}_block{k}"
                 x = block(width, attention=attend, name=name)(x, embedding, dropout_keys)
             if level > 0:
                 x = block(width, upsample, name=f"dec{level}_up")(x, embedding, dropout_keys)
 
-        x = NormSiLU(self.dtype, name="norm_out")(x)
-        return conv(1, scale=TINY, name="conv_out")(x).astype(jnp.float32)
+        x = NormSiLU(self.dtype, epsilon=kind.epsilon, name="norm_out")(x)
+        return conv(1, scale=kind.closing, name="conv_out")(x).astype(jnp.float32)
 
     def _widths(self) -> list[int]:
         return [self.channels * m for m in self.channel_mult]
 
     def _embed(self, c_noise: Array) -> Array:
         """`[b, e]` float32 embedding of the noise level, e = 4 `channels`."""
-        dense = partial(nn.Dense, 4 * self.channels, kernel_init=scaled_xavier())
+        dense = partial(nn.Dense, 4 * self.channels, kernel_init=self.flavour.initial())
         e = nn.silu(dense(name="embed0")(sinusoid(c_noise, self.channels)))
         return nn.silu(dense(name="embed1")(e))

@@ -1,8 +1,8 @@
 """Checkpoints of a run; the only module that knows Orbax.
 
-A checkpoint holds two parts, so that sampling reads the averaged weights alone:
-`ema` (those weights) and `training` (everything else of a `TrainState`), and beside them the
-measurements by which `edm3d.training.retention` chooses what stays.
+A checkpoint holds parts, so that sampling reads one set of averaged weights alone: `ema` (the main
+average), `ema_NAME` for each further one, and `training` (everything else of a `TrainState`), and
+beside them the measurements by which `edm3d.training.retention` chooses what stays.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from orbax.checkpoint import v1 as ocp
 from edm3d.training.disk import not_written
 from edm3d.training.quiet import quiet_failures
 from edm3d.training.retention import Saved, kept
-from edm3d.training.state import TrainState
+from edm3d.training.state import MAIN, TrainState
 
 METRICS = Path("metrics/metrics")  # where in a checkpoint Orbax keeps what was measured
 quiet_failures()
@@ -87,7 +87,8 @@ class Checkpoints:
     def restore(self, step: int, abstract: TrainState) -> TrainState:
         """The state saved at `step`, with the shapes and shardings of `abstract`."""
         loaded = self._checkpointer.load_checkpointables(step, parts_of(abstract))
-        return dataclasses.replace(loaded["training"], ema=loaded["ema"])
+        ema = {name: loaded[part_of(name)] for name in abstract.ema}
+        return dataclasses.replace(loaded["training"], ema=ema)
 
     def close(self) -> None:
         """Waits for a save under way and lets go of the folder."""
@@ -101,7 +102,13 @@ class Checkpoints:
 
 def parts_of(state: TrainState) -> dict[str, Any]:
     """A state as its checkpoint holds it."""
-    return {"ema": state.ema, "training": dataclasses.replace(state, ema=None)}
+    averages = {part_of(name): weights for name, weights in state.ema.items()}
+    return {**averages, "training": dataclasses.replace(state, ema={})}
+
+
+def part_of(average: str) -> str:
+    """What the part of a checkpoint that holds an average is called."""
+    return "ema" if average == MAIN else f"ema_{average}"
 
 
 def shapes_saved(checkpoint: Path, part: str) -> dict[str, tuple[int, ...]]:

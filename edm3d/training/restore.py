@@ -19,12 +19,13 @@ from edm3d.training.checkpoint import (
     METRICS,
     load,
     named_shapes,
+    part_of,
     parts_of,
     read_on_host,
     shapes_saved,
 )
 from edm3d.training.disk import errno_of, whole_steps
-from edm3d.training.state import TrainState
+from edm3d.training.state import MAIN, TrainState
 
 _NONE, _REFUSED = -1, -2
 # A file that may not or cannot be read now is no torn file.
@@ -144,15 +145,18 @@ def _agreed(choose: Callable[[], int]) -> int:
     return step
 
 
-def read_ema(run: Path, abstract: Any, step: int | None = None) -> tuple[int, Any]:
-    """The step and the averaged weights of a run's newest whole (or the given) checkpoint.
+def read_ema(
+    run: Path, abstract: Any, step: int | None = None, *, average: str = MAIN
+) -> tuple[int, Any]:
+    """The step and averaged weights of a run's newest whole (or the given) checkpoint.
 
     Raises:
         InputError: as `whole_step`; or the weights are of another network.
     """
-    parts = {"ema": abstract}
+    part = part_of(average)
+    parts = {part: abstract}
     step = whole_step(run, step, lambda checkpoint: fault_of(checkpoint, parts))
-    return step, load(run / "checkpoints" / str(step), parts)["ema"]
+    return step, load(run / "checkpoints" / str(step), parts)[part]
 
 
 def whole_step(run: Path, step: int | None, fault: Callable[[Path], str | None]) -> int:

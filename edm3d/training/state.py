@@ -4,7 +4,7 @@ Shapes: b batch, z y x voxels. The loss is in `edm3d.training.objective`, the sh
 gradient in `edm3d.training.gradient`; where the arrays live is in `edm3d.training.mesh`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from edm3d.training.gradient import Gradient
 from edm3d.training.objective import Batch, Objective, Params
 
 Array = jax.Array
+MAIN = "main"  # the averaged weights that are validated, and sampled where no others are asked for
 LITERAL_RAMP_SAMPLES = 10_000_000  # the learning-rate ramp of the EDM reference, in samples
 
 
@@ -27,7 +28,7 @@ class TrainState:
 
     step: Array
     params: Params
-    ema: Params
+    ema: dict[str, Params]  # averages by name, one of them `MAIN`
     opt_state: optax.OptState
     skipped: Array  # steps left out because they were not finite
     skipped_in_a_row: Array
@@ -59,12 +60,18 @@ def learning_rate(
 
 
 def init_state(
-    key: Array, objective: Objective, optimizer: optax.GradientTransformation, *, side: int
+    key: Array,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    side: int,
+    averages: tuple[str, ...] = (MAIN,),
 ) -> TrainState:
     """A fresh state; `side` is any that the network can halve at every level."""
     params = objective.init(key, side)
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, params, params, optimizer.init(params), zero, zero)
+    ema = {name: params for name in averages}
+    return TrainState(zero, params, ema, optimizer.init(params), zero, zero)
 
 
 def train_step(
@@ -74,7 +81,7 @@ def train_step(
     *,
     objective: Objective,
     optimizer: optax.GradientTransformation,
-    ema: Ema,
+    ema: Mapping[str, Ema],
     gradient_of: Gradient,
 ) -> tuple[TrainState, dict[str, Array]]:
     """The state after one update and what was measured; a non-finite step changes no weight.
@@ -92,8 +99,10 @@ def train_step(
     losses, gradient = gradient_of(losses_of, state.params, (batch, sigma, loss_keys))
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    decay = ema.decay(state.step, b)
-    average = jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), state.ema, params)
+    average = {
+        name: _averaged(state.ema[name], params, length.decay(state.step, b))
+        for name, length in ema.items()
+    }
 
     loss, gradient_norm, update_norm = jnp.mean(losses), *map(optax.tree.norm, (gradient, updates))
     finite = jnp.isfinite(loss + gradient_norm + update_norm)
@@ -108,7 +117,7 @@ def train_step(
     )
     measured = {
         "loss": loss,
-        "losses": losses,
+        "losses": objective.in_edm_weight(losses, sigma),
         "sigma": sigma,
         "gradient_norm": gradient_norm,
         "update_norm": update_norm,
@@ -117,6 +126,10 @@ def train_step(
         "skipped_in_a_row": new_state.skipped_in_a_row,
     }
     return new_state, measured
+
+
+def _averaged(old: Params, new: Params, decay: Array) -> Params:
+    return jax.tree.map(lambda o, n: o + (1 - decay) * (n - o), old, new)
 
 
 def parameter_count(params: Params) -> int:

@@ -18,6 +18,7 @@ from edm3d.diffusion.sampler import Churn
 from edm3d.errors import InputError
 from edm3d.generation import Solver
 from edm3d.sample_folder import case_record
+from edm3d.told import Told
 from tests.configurations import load_config
 from tests.data.films import write_dicom, write_picture
 from tests.data.phantoms import settings, write_cohort
@@ -189,7 +190,14 @@ def test_how_a_film_was_fitted_stands_with_its_records_and_samples(tmp_path):
             assert fit == exact.to_plain()
             fits[case.case_id] = fit
         told = case_record(
-            case, solver=SOLVER, members=1, seed=0, checkpoint_step=1, weights_sha256=""
+            case,
+            solver=SOLVER,
+            members=1,
+            seed=0,
+            checkpoint_step=1,
+            average="main",
+            weights_sha256="",
+            told=Told(),
         )
         assert told.get("film_fits", {}) == case.film_fits
     (shard,) = [s for s in shards if s.split == "test"]

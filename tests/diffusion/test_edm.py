@@ -90,3 +90,29 @@ def test_schedule_is_even_in_the_rho_th_root():
 def test_schedule_of_one_step_is_refused():
     with pytest.raises(ValueError, match="at least 2"):
         edm.sigma_schedule(1)
+
+
+def test_min_snr_weighs_low_levels_no_more_than_gamma_and_high_ones_by_their_snr():
+    """Hang et al. 2023: for a prediction of the clean sample, min(SNR, gamma)."""
+    sigma = SIGMA_DATA * jnp.array([1e-3, 0.1, 0.45, 2.0, 100.0])  # SNR 1e6, 100, 4.94, 1/4, 1e-4
+    weight = edm.min_snr_weight(sigma, SIGMA_DATA, gamma=5.0) * SIGMA_DATA**2
+    np.testing.assert_allclose(weight, [5, 5, 1 / 0.45**2, 0.25, 1e-4], rtol=1e-5)
+
+
+def test_min_snr_approaches_edm_where_only_the_snr_is_large():
+    """lambda is (SNR + 1) / sigma_data^2: with a gamma out of reach, 1 / SNR apart."""
+    sigma = jnp.array([0.005, 0.05])
+    ratio = edm.min_snr_weight(sigma, SIGMA_DATA, gamma=1e9) / edm.loss_weight(sigma, SIGMA_DATA)
+    np.testing.assert_allclose(ratio, [1 / 1.0001, 1 / 1.01], rtol=1e-5)
+
+
+def test_uniform_weight_is_the_same_at_every_level_and_one_over_the_variance():
+    np.testing.assert_allclose(edm.uniform_weight(SIGMAS, SIGMA_DATA), 4.0)
+
+
+def test_guidance_moves_away_from_the_denoiser_that_knows_less():
+    x, sigma = jnp.full((2, 2, 2, 2, 1), 3.0), jnp.ones(2)
+    knows, less = (lambda x, sigma: x + 1), (lambda x, sigma: x - 1)
+    for guidance, expected in ((0.0, 2.0), (1.0, 4.0), (2.5, 7.0)):
+        got = edm.guided(knows, less, guidance)(x, sigma)
+        np.testing.assert_allclose(got, expected)

@@ -42,8 +42,12 @@ def objective(widths):
         dropout=0.1,
         conv3=conv3d_lax,
     )
-    conditioning = Conditioning((-1024.0, 1024.0), residual_scale=2.0)
-    return Objective(model, conditioning, p_mean=-0.5, p_std=0.9)
+    conditioning = Conditioning(
+        (-1024.0, 1024.0), residual_scale=2.0, droppable=("xrays",), learned_null=True
+    )
+    # with all that is drawn from a sample's own key
+    varied = dict(condition_dropout=(("xrays", 0.3),), identity_share=0.2)
+    return Objective(model, conditioning, p_mean=-0.5, p_std=0.9, **varied)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +98,8 @@ def _run(objective, batch, layout) -> Run:
     split = jax.tree.map(lambda s: s.spec, shardings.params)
     gradient_of = sharded_gradient(mesh, split, layout.microbatches)
     state = start = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
-    rule = dict(objective=objective, optimizer=OPTIMIZER, ema=Ema(), gradient_of=gradient_of)
+    rule = dict(objective=objective, optimizer=OPTIMIZER, gradient_of=gradient_of)
+    rule["ema"] = {"main": Ema()}
     out = (shardings, meshes.replicated(mesh))
     jitted = jax.jit(partial(train_step, **rule), out_shardings=out)
     on_devices, key = meshes.to_devices(mesh, batch), run_key(mesh, 7)
@@ -210,7 +215,7 @@ def _score(objective, batch, params, rows=slice(None)):
 
 
 def test_validation_does_not_depend_on_how_many_rows_go_at_once(objective, batch, run_of):
-    params = run_of("one device").state.ema
+    params = run_of("one device").state.ema["main"]
     whole = _score(objective, batch, params)
     parts = [_score(objective, batch, params, slice(k, k + 4)) for k in (0, 4)]
     np.testing.assert_allclose(whole, np.concatenate(parts), rtol=1e-4)
@@ -233,7 +238,8 @@ def test_the_average_follows_the_weights_by_its_half_life(run_of):
         np.testing.assert_allclose(got, decay * old + (1 - decay) * new, atol=1e-6)
         return np.abs(new - got).max()
 
-    moved = jax.tree.map(part_way, *jax.device_get((run.state.ema, after.params, after.ema)))
+    old, new = run.state.ema["main"], after.ema["main"]
+    moved = jax.tree.map(part_way, *jax.device_get((old, after.params, new)))
     assert max(jax.tree.leaves(moved)) > 1e-4
 
 
