@@ -11,12 +11,13 @@ from typing import Any
 
 
 def quiet_failures() -> None:
-    """Silences three things: Orbax's log, its unawaited tasks, and callbacks that come too late.
+    """Silences Orbax's log, the tasks it abandons, and callbacks that come too late.
 
     Of several arrays read or written at once the first failure ends the event loop; the others
     then report to a loop that is closed, from threads of TensorStore.
     """
     logging.getLogger("absl").addFilter(_not_of_orbax)
+    logging.getLogger("asyncio").addFilter(_not_of_abandoned_tasks)
     warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
     sys.excepthook = _but_for_late_callbacks(sys.excepthook, lambda args: args[1])
     sys.unraisablehook = _but_for_late_callbacks(sys.unraisablehook, lambda args: args[0].exc_value)
@@ -24,6 +25,10 @@ def quiet_failures() -> None:
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
     return "/orbax/" not in record.pathname
+
+
+def _not_of_abandoned_tasks(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Task exception was never retrieved")
 
 
 def _but_for_late_callbacks(hook: Callable, error_of: Callable[[tuple], Any]) -> Callable:

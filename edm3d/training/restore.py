@@ -40,23 +40,28 @@ def newest_whole(checkpoints: Path, abstract: TrainState) -> int | None:
     Raises:
         InputError: there are checkpoints, but none is whole, or the newest is of another model.
     """
-    step = _agreed(lambda: _look_through(checkpoints, abstract))
-    return None if step == _NONE else step
-
-
-def _look_through(checkpoints: Path, abstract: TrainState) -> int:
-    for step in whole_steps(checkpoints):  # Orbax reads those of all when it opens the folder
-        if fault := _unreadable_metrics(checkpoints / str(step)):
-            _move_aside(checkpoints / str(step), fault)
-    for step in reversed(whole_steps(checkpoints)):
-        if (fault := fault_of(checkpoints / str(step), parts_of(abstract))) is None:
+    _by_the_first(lambda: _set_metrics_aside(checkpoints))
+    parts = parts_of(abstract)
+    while (step := _by_the_first(lambda: max(whole_steps(checkpoints), default=_NONE))) != _NONE:
+        folder = checkpoints / str(step)
+        # All read, for Orbax counts its operations in every process and waits where they differ.
+        fault = _fault_anywhere(lambda folder=folder: fault_of(folder, parts))
+        if fault is None:
             return step
-        _move_aside(checkpoints / str(step), fault)
+        _by_the_first(lambda folder=folder, fault=fault: _move_aside(folder, fault))
     if torn := sorted(path.name for path in checkpoints.glob("*.torn*")):
         raise InputError(
             f"{checkpoints} holds no whole checkpoint, only {', '.join(torn)}; bring one back from "
             f"a copy, or choose another config.run to start anew"
         )
+    return None
+
+
+def _set_metrics_aside(checkpoints: Path) -> int:
+    """Moves checkpoints without readable measurements aside: Orbax would not open the folder."""
+    for step in whole_steps(checkpoints):
+        if fault := _unreadable_metrics(checkpoints / str(step)):
+            _move_aside(checkpoints / str(step), fault)
     return _NONE
 
 
@@ -120,29 +125,48 @@ def _torn(error: Exception, checkpoint: Path) -> str:
     return told
 
 
-def _move_aside(checkpoint: Path, fault: str) -> None:
+def _move_aside(checkpoint: Path, fault: str) -> int:
     names = (f"{checkpoint.name}.torn{n}" for n in ("", *(f".{k}" for k in range(2, 10_000))))
     aside = next(p for name in names if not (p := checkpoint.with_name(name)).exists())
     checkpoint.rename(aside)
     print(f"checkpoint {checkpoint} is torn ({fault}); moved to {aside.name}", flush=True)
+    return int(checkpoint.name)
 
 
-def _agreed(choose: Callable[[], int]) -> int:
-    """What process 0 chooses; what it refuses, all refuse."""
+def _by_the_first(act: Callable[[], int]) -> int:
+    """What process 0 finds or does; where it fails, all fail."""
     if jax.process_count() == 1:
-        return choose()
-    step, refusal = _REFUSED, None
+        return act()
+    found, failure = _REFUSED, None
     if jax.process_index() == 0:
         try:
-            step = choose()
+            found = act()
         except Exception as error:
-            refusal = error
-    step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
+            failure = error
+    found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
+    if failure is not None:
+        raise failure
+    if found == _REFUSED:
+        raise InputError("process 0 cannot go on from the run folder; its own line says why")
+    return found
+
+
+def _fault_anywhere(find: Callable[[], str | None]) -> str | None:
+    """The fault that this process or another one finds; where one refuses, all do."""
+    if jax.process_count() == 1:
+        return find()
+    fault, refusal = None, None
+    try:
+        fault = find()
+    except InputError as error:
+        refusal = error
+    told = np.array([fault is not None, refusal is not None])
+    torn, refused = np.any(multihost_utils.process_allgather(told), axis=0)
     if refusal is not None:
         raise refusal
-    if step == _REFUSED:
-        raise InputError("process 0 cannot go on from the run folder; its own line says why")
-    return step
+    if refused:
+        raise InputError("another process cannot go on from the run folder; its line says why")
+    return (fault or "another process cannot read it") if torn else None
 
 
 def read_ema(
