@@ -77,7 +77,7 @@ class Job:
 
     def ended(self) -> list[int]:
         """The tasks' codes."""
-        self.process.wait(timeout=240)
+        self.process.wait(timeout=600)
         return [int(code) for code in (self.logs / "codes").read_text().split()]
 
     def told(self) -> str:

@@ -84,7 +84,7 @@ def pair(case: str, port: int) -> list[subprocess.Popen]:
 def test_rows_and_stops_are_shared_and_a_failure_ends_both():
     port = 20_000 + os.getpid() % 10_000
     jobs = {case: pair(case, port + k) for k, case in enumerate(("well", "input", "kill"))}
-    told = {case: [process.communicate(timeout=200) for process in jobs[case]] for case in jobs}
+    told = {case: [process.communicate(timeout=300) for process in jobs[case]] for case in jobs}
     codes = {case: [process.returncode for process in jobs[case]] for case in jobs}
 
     assert codes["well"] == [0, 0], told["well"]
