@@ -231,10 +231,11 @@ def _start(
 def _announce(config: Config, trainer: Trainer, first: int) -> None:
     _, schedule = experiment.optimizer_of(config)
     steps = config.train.steps
+    sides = " or ".join(f"{side}^3" for side, _ in options.patches_of(config))
     print(
         f"{parameter_count(trainer.abstract.params) / 1e6:.2f} M parameters on mesh "
         f"{dict(trainer.mesh.shape)} ({jax.default_backend()}), batch {config.train.batch} of "
-        f"{config.patch}^3, updates {first}..{steps}, learning rate reaches "
+        f"{sides}, updates {first}..{steps}, learning rate reaches "
         f"{float(schedule(steps - 1)):.2e}",
         flush=True,
     )

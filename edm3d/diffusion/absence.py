@@ -53,7 +53,7 @@ def hide_absent(
         null: one value for each channel that can be missing, in their order; None for zeros.
     """
     everything = jnp.ones((len(channels), len(GROUPS)), bool)
-    given = everything if given is None else given.astype(bool)
+    given = everything if given is None else jnp.asarray(given, bool)
     groups = [group_of(name) for name in names]
     can_miss = [k for k, group in enumerate(groups) if group in droppable]
     all_there = jnp.ones(len(channels), bool)
@@ -63,7 +63,6 @@ def hide_absent(
     if null is not None:
         instead = instead.at[jnp.array(can_miss)].set(null)
     shown = jnp.where(there[:, None, None, None], channels, instead)
-    asked = jnp.array([GROUPS.index(group) for group in droppable])
-    absent = 1.0 - given[:, asked].astype(jnp.float32)
+    absent = 1.0 - jnp.stack([given[:, GROUPS.index(group)] for group in droppable], axis=-1)
     absent = jnp.broadcast_to(absent[:, None, None, None], (*channels.shape[:-1], len(droppable)))
     return jnp.concatenate([shown, absent], axis=-1)
