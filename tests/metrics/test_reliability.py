@@ -71,6 +71,17 @@ def test_lins_interval_covers_the_truth() -> None:
     assert np.mean([low <= true <= high for low, high in ends]) == pytest.approx(0.95, abs=0.03)
 
 
+def test_lins_standard_error_is_the_spread_of_z_under_a_large_shift() -> None:
+    rng = np.random.default_rng(2)
+    truth = rng.normal(size=(500, 200))
+    x, y = truth + rng.normal(0, 0.3, (2, 500, 200))
+    pairs = zip(x, y + 2, strict=True)
+    z = np.arctanh([reliability.lin_concordance(a, b).interval for a, b in pairs])
+    claimed, seen = np.mean(z[:, 1] - z[:, 0]) / (2 * 1.96), z.mean(1).std()
+    # 500 draws know a spread to 3 %
+    assert claimed == pytest.approx(seen, rel=0.1)
+
+
 def test_equal_measurements_agree_without_doubt() -> None:
     x = np.arange(5.0)
     assert reliability.lin_concordance(x, x).interval == pytest.approx((1, 1))
@@ -84,7 +95,7 @@ def test_constant_values_have_no_coefficient_and_raise_no_warning() -> None:
     assert np.isnan(reliability.concordance(constant, constant))
     lin = reliability.lin_concordance(varying, constant)
     assert lin.coefficient == 0 and np.isnan([*lin.interval, lin.r, lin.accuracy]).all()
-    icc = reliability.intraclass(np.ones((4, 2)))
+    icc = reliability.intraclass(np.full((7, 3), 0.1))  # whose mean rounds
     assert np.isnan([icc.agreement, icc.consistency, *icc.agreement_ci]).all()
 
 
