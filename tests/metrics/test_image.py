@@ -48,3 +48,18 @@ def test_unusable_images_are_refused() -> None:
         image.image_error(ones, np.ones(2))
     with pytest.raises(ValueError, match="data_range"):
         image.image_error(ones, ones, data_range=0.0)
+
+
+def test_a_window_clips_both_images_and_is_the_data_range() -> None:
+    measured, reference = np.array([-2000.0, 0.0, 900.0]), np.array([-1200.0, 100.0, 200.0])
+    error = image.image_error(measured, reference, window_hu=image.LUNG_WINDOW_HU)
+    assert (error.mae, error.data_range) == (pytest.approx(100 / 3), 1400.0)
+    assert error.window_hu == image.LUNG_WINDOW_HU
+    full = image.image_error(measured, reference)
+    assert (full.data_range, full.window_hu) == (4095.0, None)
+
+
+def test_infinity_in_both_images_is_not_taken_for_agreement() -> None:
+    broken = np.array([1.0, np.inf])
+    with pytest.raises(ValueError, match="infinity"):
+        image.image_error(broken, broken, window_hu=image.LUNG_WINDOW_HU)
