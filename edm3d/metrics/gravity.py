@@ -9,18 +9,10 @@ raises the slope supine and lowers it prone.
 """
 
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 
 from edm3d.metrics.aeration import voxel_ml
-
-
-class Position(Enum):
-    """The way gravity points along y."""
-
-    SUPINE = 1
-    PRONE = -1
 
 
 @dataclass(frozen=True)
@@ -43,16 +35,16 @@ def gravity_profile(
     volume_hu: np.ndarray,
     mask: np.ndarray,
     spacing_zyx_mm: tuple[float, float, float],
-    position: Position,
     *,
+    prone: bool,
     levels: int = 10,
 ) -> GravityProfile:
     """Mean density in `levels` slabs of equal height between the lung's highest and lowest voxel.
 
-    A layer of voxels belongs to the slab that holds its centre. Raises `ValueError` where the lung
+    Gravity points to the back, or to the front where the animal lies `prone`. A layer of voxels belongs to the slab that holds its centre. Raises `ValueError` where the lung
     has fewer layers than `levels`.
     """
-    count, total = _by_layer(volume_hu, mask, position)
+    count, total = _by_layer(volume_hu, mask, prone=prone)
     if not 1 <= levels <= count.size:
         raise ValueError(f"levels is {levels}; the lung has {count.size} layers along gravity")
     slab = np.arange(count.size) * levels // count.size
@@ -69,7 +61,7 @@ def gravity_profile(
 
 
 def _by_layer(
-    volume_hu: np.ndarray, mask: np.ndarray, position: Position
+    volume_hu: np.ndarray, mask: np.ndarray, *, prone: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Voxels and their summed HU in each layer along gravity, from the first with lung."""
     if volume_hu.shape != mask.shape or mask.ndim != 3:
@@ -83,7 +75,8 @@ def _by_layer(
         raise ValueError("the CT holds NaN or infinity inside the lung")
     filled = np.flatnonzero(count)
     extent = slice(filled[0], filled[-1] + 1)
-    return count[extent][:: position.value], total[extent][:: position.value]
+    downwards = slice(None, None, -1 if prone else 1)
+    return count[extent][downwards], total[extent][downwards]
 
 
 def _slope(count: np.ndarray, total: np.ndarray) -> float:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edm3d.metrics.gravity import Position, gravity_profile
+from edm3d.metrics.gravity import gravity_profile
 
 SPACING = (3.0, 2.0, 1.0)
 
@@ -20,7 +20,7 @@ def lung(hu_by_row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_linear_lung_gives_its_slope_and_its_levels() -> None:
     volume, mask = lung(-800 + 10.0 * np.arange(20))
-    profile = gravity_profile(volume, mask, SPACING, Position.SUPINE, levels=5)
+    profile = gravity_profile(volume, mask, SPACING, prone=False, levels=5)
     assert profile.slope_hu_per_cm == pytest.approx(10 / 0.2)
     assert profile.mean_hu == pytest.approx(-785 + 40 * np.arange(5))
     assert profile.density_g_per_ml == pytest.approx(0.215 + 0.04 * np.arange(5))
@@ -30,23 +30,23 @@ def test_a_linear_lung_gives_its_slope_and_its_levels() -> None:
 
 def test_prone_reads_the_same_lung_from_the_back() -> None:
     volume, mask = lung(np.linspace(-800, -300, 20) ** 2 / -1000)
-    supine = gravity_profile(volume, mask, SPACING, Position.SUPINE)
-    prone = gravity_profile(volume, mask, SPACING, Position.PRONE)
+    supine = gravity_profile(volume, mask, SPACING, prone=False)
+    prone = gravity_profile(volume, mask, SPACING, prone=True)
     assert prone.mean_hu == pytest.approx(supine.mean_hu[::-1])
     assert prone.slope_hu_per_cm == pytest.approx(-supine.slope_hu_per_cm)
 
 
 def test_turning_the_animal_turns_the_profile_with_it() -> None:
     volume, mask = lung(np.linspace(-800, -300, 20))
-    supine = gravity_profile(volume, mask, SPACING, Position.SUPINE)
-    turned = gravity_profile(volume[:, ::-1], mask[:, ::-1], SPACING, Position.PRONE)
+    supine = gravity_profile(volume, mask, SPACING, prone=False)
+    turned = gravity_profile(volume[:, ::-1], mask[:, ::-1], SPACING, prone=True)
     assert turned.mean_hu == pytest.approx(supine.mean_hu)
 
 
 def test_every_voxel_has_the_same_weight_in_the_slope() -> None:
     rng = np.random.default_rng(0)
     volume, mask = rng.normal(-500, 100, (6, 12, 7)), rng.random((6, 12, 7)) < 0.3
-    found = gravity_profile(volume, mask, SPACING, Position.SUPINE, levels=3)
+    found = gravity_profile(volume, mask, SPACING, prone=False, levels=3)
     depth_cm = np.nonzero(mask)[1] * 0.2
     assert found.slope_hu_per_cm == pytest.approx(np.polyfit(depth_cm, volume[mask], 1)[0])
     assert found.volume_ml.sum() == pytest.approx(mask.sum() * 0.006)
@@ -55,26 +55,26 @@ def test_every_voxel_has_the_same_weight_in_the_slope() -> None:
 def test_a_level_without_lung_is_empty_not_zero_hu() -> None:
     volume, mask = lung(np.full(9, -700.0))
     mask[:, 6:9] = 0
-    profile = gravity_profile(volume, mask, SPACING, Position.SUPINE, levels=3)
+    profile = gravity_profile(volume, mask, SPACING, prone=False, levels=3)
     assert profile.volume_ml[1] == 0 and np.isnan(profile.mean_hu[1])
     assert profile.mean_hu[[0, 2]] == pytest.approx([-700, -700])
 
 
 def test_lung_of_one_layer_has_no_slope() -> None:
     volume, mask = lung(np.array([-700.0]))
-    profile = gravity_profile(volume, mask, SPACING, Position.PRONE, levels=1)
+    profile = gravity_profile(volume, mask, SPACING, prone=True, levels=1)
     assert np.isnan(profile.slope_hu_per_cm) and profile.mean_hu == pytest.approx([-700])
 
 
 def test_unusable_lungs_are_refused_and_values_outside_do_not_matter() -> None:
     volume, mask = lung(np.full(4, -700.0))
     with pytest.raises(ValueError, match="4 layers"):
-        gravity_profile(volume, mask, SPACING, Position.SUPINE, levels=5)
+        gravity_profile(volume, mask, SPACING, prone=False, levels=5)
     with pytest.raises(ValueError, match="empty"):
-        gravity_profile(volume, 0 * mask, SPACING, Position.SUPINE, levels=1)
+        gravity_profile(volume, 0 * mask, SPACING, prone=False, levels=1)
     with pytest.raises(ValueError, match="shape"):
-        gravity_profile(volume, mask[:2], SPACING, Position.SUPINE)
+        gravity_profile(volume, mask[:2], SPACING, prone=False)
     outside = np.where(mask == 0, np.nan, volume)
-    gravity_profile(outside, mask, SPACING, Position.SUPINE, levels=2)
+    gravity_profile(outside, mask, SPACING, prone=False, levels=2)
     with pytest.raises(ValueError, match="NaN"):
-        gravity_profile(volume * np.nan, mask, SPACING, Position.SUPINE, levels=2)
+        gravity_profile(volume * np.nan, mask, SPACING, prone=False, levels=2)
