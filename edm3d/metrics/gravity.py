@@ -41,13 +41,14 @@ def gravity_profile(
 ) -> GravityProfile:
     """Mean density in `levels` slabs of equal height between the lung's highest and lowest voxel.
 
-    Gravity points to the back, or to the front where the animal lies `prone`. A layer of voxels belongs to the slab that holds its centre. Raises `ValueError` where the lung
-    has fewer layers than `levels`.
+    Gravity points to the back, or to the front where the animal lies `prone`. A layer of voxels
+    belongs to the slab that holds its centre, at a border to the deeper one. Raises `ValueError`
+    where the lung has fewer layers than `levels`.
     """
     count, total = _by_layer(volume_hu, mask, prone=prone)
     if not 1 <= levels <= count.size:
         raise ValueError(f"levels is {levels}; the lung has {count.size} layers along gravity")
-    slab = np.arange(count.size) * levels // count.size
+    slab = (2 * np.arange(count.size) + 1) * levels // (2 * count.size)
     voxels, sums = (np.bincount(slab, a, minlength=levels) for a in (count, total))
     mean = np.divide(sums, voxels, out=np.full(levels, np.nan), where=voxels > 0)
     height = count.size * spacing_zyx_mm[1]

@@ -113,6 +113,11 @@ def test_recruited_lung_is_mass_that_left_the_non_aerated() -> None:
     assert aeration.recruitment(after, before).recruited_g == -found.recruited_g
 
 
+def test_recruited_share_is_of_the_mass_before() -> None:
+    before, after = aeration.Compartments(0, 50, 0, 50), aeration.Compartments(0, 60, 0, 20)
+    assert aeration.recruitment(before, after) == aeration.Recruitment(50, 20, 30, 30)
+
+
 def test_recruitment_of_a_lung_without_mass_is_refused() -> None:
     nothing = aeration.Compartments(0, 0, 0, 0)
     with pytest.raises(ValueError, match="no mass before"):

@@ -28,6 +28,13 @@ def test_a_linear_lung_gives_its_slope_and_its_levels() -> None:
     assert profile.volume_ml == pytest.approx(np.full(5, 4 * 6 * 0.006))
 
 
+def test_a_layer_belongs_to_the_level_that_holds_its_centre() -> None:
+    profile = gravity_profile(*lung(np.zeros(7)), SPACING, prone=False, levels=3)
+    assert profile.volume_ml / (6 * 0.006) == pytest.approx([2, 3, 2])
+    halves = gravity_profile(*lung(np.zeros(3)), SPACING, prone=False, levels=2)
+    assert halves.volume_ml / (6 * 0.006) == pytest.approx([1, 2])
+
+
 def test_prone_reads_the_same_lung_from_the_back() -> None:
     volume, mask = lung(np.linspace(-800, -300, 20) ** 2 / -1000)
     supine = gravity_profile(volume, mask, SPACING, prone=False)
