@@ -44,10 +44,13 @@ def test_prone_reads_the_same_lung_from_the_back() -> None:
 
 
 def test_turning_the_animal_turns_the_profile_with_it() -> None:
-    volume, mask = lung(np.linspace(-800, -300, 20))
-    supine = gravity_profile(volume, mask, SPACING, prone=False)
-    turned = gravity_profile(volume[:, ::-1], mask[:, ::-1], SPACING, prone=True)
+    rng = np.random.default_rng(1)
+    volume, mask = rng.normal(-500, 100, (6, 12, 7)), rng.random((6, 12, 7)) < 0.3
+    supine = gravity_profile(volume, mask, SPACING, prone=False, levels=4)
+    turned = gravity_profile(volume[:, ::-1], mask[:, ::-1], SPACING, prone=True, levels=4)
     assert turned.mean_hu == pytest.approx(supine.mean_hu)
+    assert turned.volume_ml == pytest.approx(supine.volume_ml)
+    assert turned.slope_hu_per_cm == pytest.approx(supine.slope_hu_per_cm)
 
 
 def test_every_voxel_has_the_same_weight_in_the_slope() -> None:

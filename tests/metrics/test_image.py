@@ -51,7 +51,7 @@ def test_unusable_images_are_refused() -> None:
 
 
 def test_a_window_clips_both_images_and_is_the_data_range() -> None:
-    measured, reference = np.array([-2000.0, 0.0, 900.0]), np.array([-1200.0, 100.0, 200.0])
+    measured, reference = np.array([-2000.0, 0.0, 200.0]), np.array([-1200.0, 100.0, 900.0])
     error = image.image_error(measured, reference, window_hu=image.LUNG_WINDOW_HU)
     assert (error.mae, error.data_range) == (pytest.approx(100 / 3), 1400.0)
     assert error.window_hu == image.LUNG_WINDOW_HU
