@@ -43,12 +43,13 @@ def test_ssim_in_masks_equals_scikit_image(window: tuple[float, float]) -> None:
         assert (found[name].voxels, found[name].window_hu) == (mask.sum(), window)
 
 
-def test_integer_images_give_what_floats_give() -> None:
-    measured, reference = (a.round().astype(np.int16) for a in pair((12, 12, 12)))
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_the_type_of_the_images_does_not_matter(dtype) -> None:
+    measured, reference = (a.round().astype(dtype) for a in pair((12, 12, 12)))
     masks = {"all": np.ones(measured.shape, np.uint8)}
-    as_int = similarity.similarity(measured, reference, masks)
-    as_float = similarity.similarity(measured.astype(float), reference.astype(float), masks)
-    assert as_int == as_float
+    found = similarity.similarity(measured, reference, masks)
+    in_double = (a.astype(np.float64) for a in (measured, reference))
+    assert found == similarity.similarity(*in_double, masks)
 
 
 def test_equal_images_are_alike_and_an_empty_mask_has_no_similarity() -> None:
