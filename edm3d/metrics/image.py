@@ -15,17 +15,22 @@ LUNG_WINDOW_HU = (-1200.0, 200.0)  # level -500, width 1400
 
 @dataclass(frozen=True)
 class ImageError:
-    """Errors over `voxels` voxels; `psnr_db` holds for `data_range`, infinite at no error.
-
-    `window_hu`: the values were clipped to it first; None: they were not.
-    """
+    """Errors over `voxels` voxels; `psnr_db` holds for `data_range`, infinite at no error."""
 
     voxels: int
     mae: float
     rmse: float
     psnr_db: float
     data_range: float
-    window_hu: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class WindowedError:
+    """Errors of values clipped to `low_hu`...`high_hu`, whose width is the data range."""
+
+    low_hu: float
+    high_hu: float
+    error: ImageError
 
 
 def image_error(
@@ -33,27 +38,28 @@ def image_error(
     reference: np.ndarray,
     *,
     mask: np.ndarray | None = None,
-    data_range: float | None = None,
-    window_hu: tuple[float, float] | None = None,
+    data_range: float = FULL_RANGE_HU,
 ) -> ImageError:
     """MAE, RMSE and PSNR = 20 log10(data_range / RMSE) of `measured` against `reference`.
 
-    Arrays of one shape; `mask` of that shape restricts the errors to its non-zero voxels. With
-    `window_hu` both are clipped to it first. `data_range` is, unless given, the window's width, or
-    the 4095 HU of CT without a window.
+    Arrays of one shape; `mask` of that shape restricts the errors to its non-zero voxels.
     """
-    width = FULL_RANGE_HU if window_hu is None else window_hu[1] - window_hu[0]
-    data_range = width if data_range is None else data_range
-    error = _error(measured, reference, mask, window_hu)
-    rmse = float(np.sqrt(np.mean(error**2)))
-    return ImageError(
-        voxels=error.size,
-        mae=float(np.abs(error).mean()),
-        rmse=rmse,
-        psnr_db=psnr_db(rmse, data_range=data_range),
-        data_range=float(data_range),
-        window_hu=window_hu,
-    )
+    values, others = _inside(measured, reference, mask)
+    return _summary(values - others, data_range)
+
+
+def windowed_error(
+    measured: np.ndarray,
+    reference: np.ndarray,
+    window_hu: tuple[float, float],
+    *,
+    mask: np.ndarray | None = None,
+) -> WindowedError:
+    """The errors of `image_error` after both images are clipped to `window_hu`."""
+    low, high = window_hu
+    values, others = _inside(measured, reference, mask)
+    error = values.clip(low, high) - others.clip(low, high)
+    return WindowedError(float(low), float(high), _summary(error, high - low))
 
 
 def psnr_db(rmse: float, *, data_range: float) -> float:
@@ -63,21 +69,28 @@ def psnr_db(rmse: float, *, data_range: float) -> float:
     return float("inf") if rmse == 0 else float(20 * np.log10(data_range / rmse))
 
 
-def _error(
-    measured: np.ndarray,
-    reference: np.ndarray,
-    mask: np.ndarray | None,
-    window_hu: tuple[float, float] | None,
-) -> np.ndarray:
+def _summary(error: np.ndarray, data_range: float) -> ImageError:
+    rmse = float(np.sqrt(np.mean(error**2)))
+    return ImageError(
+        voxels=error.size,
+        mae=float(np.abs(error).mean()),
+        rmse=rmse,
+        psnr_db=psnr_db(rmse, data_range=data_range),
+        data_range=float(data_range),
+    )
+
+
+def _inside(
+    measured: np.ndarray, reference: np.ndarray, mask: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both images' values in the region, as float64 `[n]`."""
     if measured.shape != reference.shape or (mask is not None and mask.shape != measured.shape):
         shapes = [a.shape for a in (measured, reference, mask) if a is not None]
         raise ValueError(f"images and mask differ in shape: {shapes}")
-    inside = ... if mask is None else mask != 0
-    values, others = (np.asarray(a[inside], np.float64) for a in (measured, reference))
+    region = ... if mask is None else mask != 0
+    values, others = (np.asarray(a[region], np.float64) for a in (measured, reference))
     if values.size == 0:
         raise ValueError("the region is empty")
     if not (np.isfinite(values).all() and np.isfinite(others).all()):
         raise ValueError("the images hold NaN or infinity inside the region")
-    if window_hu is not None:
-        values, others = values.clip(*window_hu), others.clip(*window_hu)
-    return values - others
+    return values, others

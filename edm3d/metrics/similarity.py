@@ -28,11 +28,12 @@ SLAB = 16  # slices at a time: 136 x 136 x 150 voxels need 50 MB, not 200
 
 @dataclass(frozen=True)
 class Similarity:
-    """Mean SSIM over `voxels` voxels, of values clipped to `window_hu`; NaN over none."""
+    """Mean SSIM over `voxels` voxels of values clipped to `low_hu`...`high_hu`; NaN over none."""
 
     voxels: int
     ssim: float
-    window_hu: tuple[float, float]
+    low_hu: float
+    high_hu: float
 
 
 def similarity(
@@ -55,7 +56,7 @@ def similarity(
             sums[name] += float(ssim[inside].sum())
             voxels[name] += int(inside.sum())
     return {
-        name: Similarity(n, sums[name] / n if n else float("nan"), window_hu)
+        name: Similarity(n, sums[name] / n if n else float("nan"), *map(float, window_hu))
         for name, n in voxels.items()
     }
 

@@ -40,7 +40,8 @@ def test_ssim_in_masks_equals_scikit_image(window: tuple[float, float]) -> None:
     assert found["inner"].ssim == pytest.approx(mean, abs=1e-12)
     for name, mask in masks.items():
         assert found[name].ssim == pytest.approx(whole[mask].mean(), abs=1e-12)
-        assert (found[name].voxels, found[name].window_hu) == (mask.sum(), window)
+        assert (found[name].low_hu, found[name].high_hu) == window
+        assert found[name].voxels == mask.sum()
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.float32])
