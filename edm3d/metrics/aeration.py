@@ -1,12 +1,13 @@
 """Lung volume and aeration of a CT inside a lung mask.
 
 Shape key: `volume_hu [z, y, x]` in Hounsfield units, `mask` of the same shape (anything non-zero is
-lung), `spacing_zyx_mm` three lengths. Raises `ValueError` on unequal shapes, an empty mask where a
-fraction is asked for, and NaN inside the mask.
+lung), `spacing_zyx_mm` three lengths. Degenerate input: the rule of the package. `gravity` holds
+the density profile, `change` the error of a change of these measures.
 
 The compartments are those of quantitative CT in ARDS. The paper closes the normal interval at both
 ends, [-900, -500] HU, so its neighbours are open there: hyper < -900, poor (-500, -100],
-non > -100. Together they are the whole lung.
+non > -100. Together they are the whole lung: non has no upper end, so that a vessel with contrast
+or a rib inside the mask is not lost.
 """
 
 from collections.abc import Sequence
@@ -21,12 +22,25 @@ TISSUE_G_PER_ML = 1.0  # (1 + HU/1000) is a density relative to water
 
 @dataclass(frozen=True)
 class Compartments:
-    """Shares of the four aeration compartments in %, of volume or of mass; they sum to 100."""
+    """The four aeration compartments, in ml, in g, or in % of volume or mass (sum 100)."""
 
     hyper: float
     normal: float
     poor: float
     non: float
+
+
+@dataclass(frozen=True)
+class Recruitment:
+    """Lung tissue that a change of ventilation aerated; negative where lung collapsed.
+
+    `percent_of_mass` is the recruited mass in % of the lung's mass before.
+    """
+
+    non_aerated_before_g: float
+    non_aerated_after_g: float
+    recruited_g: float
+    percent_of_mass: float
 
 
 @dataclass(frozen=True)
@@ -80,7 +94,36 @@ def volume_compartments(volume_hu: np.ndarray, mask: np.ndarray) -> Compartments
 def mass_compartments(volume_hu: np.ndarray, mask: np.ndarray) -> Compartments:
     """The four compartments in % of lung mass; voxels below -1000 HU count as massless."""
     hu = _inside(volume_hu, mask)
-    return _shares(hu, np.maximum(1.0 + hu / 1000.0, 0.0))
+    return _shares(hu, _mass(hu))
+
+
+def compartment_volumes_ml(
+    volume_hu: np.ndarray, mask: np.ndarray, spacing_zyx_mm: tuple[float, float, float]
+) -> Compartments:
+    """The four compartments in ml; they sum to the lung volume."""
+    hu = _inside(volume_hu, mask)
+    return _sums(hu, np.full_like(hu, voxel_ml(spacing_zyx_mm)))
+
+
+def compartment_masses_g(
+    volume_hu: np.ndarray, mask: np.ndarray, spacing_zyx_mm: tuple[float, float, float]
+) -> Compartments:
+    """The four compartments in g; voxels below -1000 HU count as massless."""
+    hu = _inside(volume_hu, mask)
+    return _sums(hu, _mass(hu) * voxel_ml(spacing_zyx_mm))
+
+
+def recruitment(before: Compartments, after: Compartments) -> Recruitment:
+    """Mass that left the non-aerated compartment, from the `compartment_masses_g` of two states.
+
+    The states may lie on different grids and in different masks. Raises `ValueError` where the
+    lung has no mass before.
+    """
+    total = sum(astuple(before))
+    if not total > 0:
+        raise ValueError("the lung has no mass before the change; recruitment is undefined")
+    recruited = before.non - after.non
+    return Recruitment(before.non, after.non, recruited, 100.0 * recruited / total)
 
 
 def measure(
@@ -123,11 +166,20 @@ def _shares(hu: np.ndarray, weight: np.ndarray) -> Compartments:
     total = float(weight.sum())
     if total <= 0:
         raise ValueError("the lung has no mass; its mass compartments are undefined")
+    return Compartments(*(100.0 * part / total for part in astuple(_sums(hu, weight))))
+
+
+def _sums(hu: np.ndarray, weight: np.ndarray) -> Compartments:
     low, high = NORMAL_HU
     normal = (hu >= low) & (hu <= high)
     poor = (hu > high) & (hu <= POOR_UPPER_HU)
     parts = (hu < low, normal, poor, hu > POOR_UPPER_HU)
-    return Compartments(*(100.0 * float(weight[p].sum()) / total for p in parts))
+    return Compartments(*(float(weight[p].sum()) for p in parts))
+
+
+def _mass(hu: np.ndarray) -> np.ndarray:
+    """Mass of each voxel in g per ml of it, not below 0."""
+    return TISSUE_G_PER_ML * np.maximum(1.0 + hu / 1000.0, 0.0)
 
 
 def _inside(volume_hu: np.ndarray, mask: np.ndarray) -> np.ndarray:

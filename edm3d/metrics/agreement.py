@@ -1,13 +1,16 @@
-"""How well two measurements of the same quantity agree: Bland-Altman, regression, correlation, CCC.
+"""How well two measurements of the same quantity agree: Bland-Altman, and the door to the rest.
 
-Shape key: `[n]` measurements, one per scan. Every function takes plain arrays and raises
-`ValueError` on empty input, unequal lengths, NaN or infinity.
+Shape key: `[n]` measurements, one per scan. Degenerate input: the rule of the package.
+
+`bland_altman` takes the scans as independent. Several scans of one subject are not: see `repeated`
+for limits that know it and `bootstrap` for intervals that resample subjects. `regression` holds
+least squares and Pearson's r, `reliability` Lin's and the intraclass coefficients, `change` the
+agreement of a change with the true change.
 
 References:
   Bland & Altman 1986, Lancet 327:307 (limits of agreement and their approximate intervals).
   Bland & Altman 1999, Stat Methods Med Res 8:135.
-  Bland & Altman 2007, J Biopharm Stat 17:571 (several measurements per subject).
-  Lin 1989, Biometrics 45:255 (concordance correlation coefficient).
+  Carkeet 2015, Optom Vis Sci 92:e71 (exact intervals of the limits, by the noncentral t).
 """
 
 from dataclasses import dataclass
@@ -16,14 +19,34 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-LIMITS_Z = 1.96
+from edm3d.metrics.pairs import Interval, around, difference, pair, tails
+from edm3d.metrics.regression import Regression, linear_regression, pearson_r
+from edm3d.metrics.reliability import concordance
+from edm3d.metrics.repeated import LIMITS_Z, RepeatedLimits, repeated_measures_limits
 
-Interval = tuple[float, float]
+__all__ = [
+    "LIMITS_Z",
+    "BlandAltman",
+    "Regression",
+    "RepeatedLimits",
+    "bland_altman",
+    "concordance",
+    "determination",
+    "linear_regression",
+    "mean_absolute_error",
+    "pearson_r",
+    "proportional_bias",
+    "repeated_measures_limits",
+]
 
 
 @dataclass(frozen=True)
 class BlandAltman:
-    """Bias, SD and limits of agreement of `measured - reference`, with confidence intervals."""
+    """Bias, SD and limits of agreement of `measured - reference`, with confidence intervals.
+
+    `bias_ci` is exact for normal differences; the limits have an approximate interval,
+    `lower_ci` and `upper_ci`, as published, and an exact one, which is not symmetric.
+    """
 
     n: int
     bias: float
@@ -33,36 +56,8 @@ class BlandAltman:
     bias_ci: Interval
     lower_ci: Interval
     upper_ci: Interval
-
-
-@dataclass(frozen=True)
-class RepeatedLimits:
-    """Limits of agreement when subjects were measured several times; SDs in the data's unit.
-
-    `bias_of_means` gives every subject the same weight; its interval counts subjects, not scans.
-    """
-
-    n: int
-    subjects: int
-    bias: float
-    sd_between: float
-    sd_within: float
-    sd: float
-    lower: float
-    upper: float
-    bias_of_means: float
-    bias_of_means_ci: Interval
-
-
-@dataclass(frozen=True)
-class Regression:
-    """Least squares of `measured` on `reference`; NaN where a constant leaves no answer."""
-
-    n: int
-    slope: float
-    intercept: float
-    r: float
-    r_squared: float
+    lower_ci_exact: Interval
+    upper_ci_exact: Interval
 
 
 def bland_altman(
@@ -78,89 +73,55 @@ def bland_altman(
     SD sqrt((1 + multiplier²/2) / n): sqrt(3/n) SD for the 2 of 1986, 1.71 SD/sqrt(n) for the 1.96
     of 1999. It treats the n scans as independent; see `repeated_measures_limits`.
     """
-    d = _difference(measured, reference, at_least=2)
+    d = difference(measured, reference, at_least=2)
     n, bias, sd = d.size, float(d.mean()), float(d.std(ddof=1))
-    t = float(stats.t.ppf(0.5 + confidence / 2, n - 1))
+    t = float(stats.t.ppf(tails(confidence)[1], n - 1))
     lower, upper = bias - multiplier * sd, bias + multiplier * sd
     half_bias = t * sd / np.sqrt(n)
     half_limit = half_bias * np.sqrt(1 + multiplier**2 / 2)
+    near, far = exact_multipliers(n, multiplier=multiplier, confidence=confidence)
     return BlandAltman(
         n=n,
         bias=bias,
         sd=sd,
         lower=lower,
         upper=upper,
-        bias_ci=_around(bias, half_bias),
-        lower_ci=_around(lower, half_limit),
-        upper_ci=_around(upper, half_limit),
+        bias_ci=around(bias, half_bias),
+        lower_ci=around(lower, half_limit),
+        upper_ci=around(upper, half_limit),
+        lower_ci_exact=(bias - far * sd, bias - near * sd),
+        upper_ci_exact=(bias + near * sd, bias + far * sd),
     )
 
 
-def repeated_measures_limits(
+def exact_multipliers(
+    n: int, *, multiplier: float = LIMITS_Z, confidence: float = 0.95
+) -> tuple[float, float]:
+    """The k of bias ± k SD at the inner and the outer end of a limit's exact interval.
+
+    For normal differences (bias - limit) sqrt(n) / SD has a noncentral t distribution with n - 1
+    degrees of freedom and noncentrality multiplier * sqrt(n) (Carkeet 2015).
+    """
+    root = np.sqrt(n)
+    near, far = stats.nct.ppf(tails(confidence), n - 1, multiplier * root) / root
+    return float(near), float(far)
+
+
+def proportional_bias(
     measured: ArrayLike,
     reference: ArrayLike,
-    subjects: ArrayLike,
     *,
-    multiplier: float = LIMITS_Z,
+    on_reference: bool = False,
     confidence: float = 0.95,
-) -> RepeatedLimits:
-    """Limits of agreement for several scans per subject whose true value varies; arrays `[n]`.
+) -> Regression:
+    """Does the difference grow with the size? Its regression on the mean of both; n >= 3.
 
-    One-way analysis of variance of the differences by subject: the variance of a single difference
-    is the between-subject plus the within-subject component (Bland & Altman 2007, section 3).
-    Needs at least two subjects and one subject measured twice, else `ValueError`.
+    `slope_p` tests a slope of 0 (Bland & Altman 1999, section 3.2). `on_reference` regresses on
+    the reference instead: right where that is exact, while the error of a noisy reference alone
+    gives it a negative slope.
     """
-    d = _difference(measured, reference, at_least=3)
-    groups = _by_subject(d, np.asarray(subjects))
-    m = np.array([g.size for g in groups])
-    means = np.array([g.mean() for g in groups])
-    within, between = _variance_components(d, groups)
-    sd = float(np.sqrt(within + between))
-    k, bias, bias_of_means = len(groups), float(d.mean()), float(means.mean())
-    half = stats.t.ppf(0.5 + confidence / 2, k - 1) * means.std(ddof=1) / np.sqrt(k)
-    return RepeatedLimits(
-        n=int(m.sum()),
-        subjects=k,
-        bias=bias,
-        sd_between=float(np.sqrt(between)),
-        sd_within=float(np.sqrt(within)),
-        sd=sd,
-        lower=bias - multiplier * sd,
-        upper=bias + multiplier * sd,
-        bias_of_means=bias_of_means,
-        bias_of_means_ci=_around(bias_of_means, float(half)),
-    )
-
-
-def linear_regression(reference: ArrayLike, measured: ArrayLike) -> Regression:
-    """Least squares `measured = slope * reference + intercept` and Pearson's r; R² is r²."""
-    x, y = _pair(reference, measured, at_least=2)
-    if np.ptp(x) == 0:
-        return Regression(x.size, np.nan, np.nan, np.nan, np.nan)
-    dx, dy = x - x.mean(), y - y.mean()
-    slope = float(dx @ dy / (dx @ dx))
-    intercept = float(y.mean() - slope * x.mean())
-    r = pearson_r(x, y)
-    return Regression(x.size, slope, intercept, r, r**2)
-
-
-def pearson_r(x: ArrayLike, y: ArrayLike) -> float:
-    """Pearson's correlation of two `[n]`; NaN (undefined) where one of them is constant."""
-    a, b = _pair(x, y, at_least=2)
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan")
-    a, b = a - a.mean(), b - b.mean()
-    return float(np.clip(a @ b / np.sqrt((a @ a) * (b @ b)), -1, 1))
-
-
-def concordance(x: ArrayLike, y: ArrayLike) -> float:
-    """Lin's concordance correlation coefficient with 1/n moments; NaN where all values are one."""
-    a, b = _pair(x, y, at_least=2)
-    if np.ptp(np.concatenate([a, b])) == 0:
-        return float("nan")
-    shift = a.mean() - b.mean()
-    covariance = np.mean((a - a.mean()) * (b - b.mean()))
-    return float(2 * covariance / (a.var() + b.var() + shift**2))
+    x, y = pair(measured, reference, at_least=3)
+    return linear_regression(y if on_reference else (x + y) / 2, x - y, confidence=confidence)
 
 
 def determination(predicted: ArrayLike, reference: ArrayLike) -> float:
@@ -169,7 +130,7 @@ def determination(predicted: ArrayLike, reference: ArrayLike) -> float:
     Unlike r² it is lowered by a wrong scale, offset or sign: 1 is perfect, 0 no better than the
     mean of the references, below 0 worse than it.
     """
-    x, y = _pair(predicted, reference, at_least=2)
+    x, y = pair(predicted, reference, at_least=2)
     if np.ptp(y) == 0:
         return float("nan")
     return float(1 - np.sum((x - y) ** 2) / np.sum((y - y.mean()) ** 2))
@@ -177,45 +138,4 @@ def determination(predicted: ArrayLike, reference: ArrayLike) -> float:
 
 def mean_absolute_error(measured: ArrayLike, reference: ArrayLike) -> float:
     """Mean of |measured - reference| over `[n]`, in the data's unit."""
-    return float(np.abs(_difference(measured, reference, at_least=1)).mean())
-
-
-def _variance_components(d: np.ndarray, groups: list[np.ndarray]) -> tuple[float, float]:
-    """(within, between) variance of differences by subject; the latter is cut at 0."""
-    n, k = d.size, len(groups)
-    m = np.array([g.size for g in groups])
-    within = sum(float(np.sum((g - g.mean()) ** 2)) for g in groups) / (n - k)
-    spread = sum(g.size * float(g.mean() - d.mean()) ** 2 for g in groups) / (k - 1)
-    m0 = (n**2 - np.sum(m**2)) / ((k - 1) * n)
-    return within, max(0.0, float((spread - within) / m0))
-
-
-def _by_subject(d: np.ndarray, subjects: np.ndarray) -> list[np.ndarray]:
-    if subjects.shape != d.shape:
-        raise ValueError(f"subjects have shape {subjects.shape}, differences {d.shape}")
-    groups = [d[subjects == s] for s in np.unique(subjects)]
-    if len(groups) < 2:
-        raise ValueError("repeated-measures limits need at least two subjects")
-    if len(groups) == d.size:
-        raise ValueError("no subject was measured twice; use bland_altman")
-    return groups
-
-
-def _difference(measured: ArrayLike, reference: ArrayLike, *, at_least: int) -> np.ndarray:
-    a, b = _pair(measured, reference, at_least=at_least)
-    return a - b
-
-
-def _pair(x: ArrayLike, y: ArrayLike, *, at_least: int) -> tuple[np.ndarray, np.ndarray]:
-    a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    if a.ndim != 1 or a.shape != b.shape:
-        raise ValueError(f"need two arrays [n] of one length, got shapes {a.shape} and {b.shape}")
-    if a.size < at_least:
-        raise ValueError(f"need at least {at_least} measurements, got {a.size}")
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise ValueError("measurements hold NaN or infinity")
-    return a, b
-
-
-def _around(centre: float, half: float) -> Interval:
-    return float(centre - half), float(centre + half)
+    return float(np.abs(difference(measured, reference, at_least=1)).mean())

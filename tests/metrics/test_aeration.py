@@ -84,3 +84,41 @@ def test_an_ensemble_is_averaged_over_members_not_over_voxels() -> None:
     assert mean.gas_volume_ml == pytest.approx(np.mean([m.gas_volume_ml for m in members]))
     with pytest.raises(ValueError, match="member"):
         aeration.mean_over_members([])
+
+
+def test_absolute_compartments_add_up_to_the_lung() -> None:
+    volume, mask = lung([-950, -900, -500, -499, -100, -99, 30, 300])
+    in_ml = aeration.compartment_volumes_ml(volume, mask, SPACING)
+    assert dataclasses.astuple(in_ml) == pytest.approx((0.008, 0.016, 0.016, 0.024))
+    in_g = aeration.compartment_masses_g(volume, mask, SPACING)
+    assert in_g.non == pytest.approx(0.008 * (0.901 + 1.030 + 1.300))
+    measured = aeration.measure(volume, mask, SPACING)
+    assert sum(dataclasses.astuple(in_g)) == pytest.approx(measured.tissue_mass_g)
+    shares = 100 * np.array(dataclasses.astuple(in_g)) / measured.tissue_mass_g
+    assert dataclasses.astuple(measured.mass_percent) == pytest.approx(shares)
+
+
+def test_recruited_lung_is_mass_that_left_the_non_aerated() -> None:
+    collapsed, mask = lung([0, 0, -400, -700])
+    # Gas enters one voxel of collapsed lung, which swells to four of the same mass.
+    opened, wide = lung([0, -750, -750, -750, -750, -400, -700])
+    before, after = (
+        aeration.compartment_masses_g(*state, SPACING)
+        for state in ((collapsed, mask), (opened, wide))
+    )
+    found = aeration.recruitment(before, after)
+    assert found.recruited_g == pytest.approx(0.008)
+    assert found.percent_of_mass == pytest.approx(100 * 1 / 2.9)
+    assert sum(dataclasses.astuple(after)) == pytest.approx(sum(dataclasses.astuple(before)))
+    assert aeration.recruitment(after, before).recruited_g == -found.recruited_g
+
+
+def test_recruited_share_is_of_the_mass_before() -> None:
+    before, after = aeration.Compartments(0, 50, 0, 50), aeration.Compartments(0, 60, 0, 20)
+    assert aeration.recruitment(before, after) == aeration.Recruitment(50, 20, 30, 30)
+
+
+def test_recruitment_of_a_lung_without_mass_is_refused() -> None:
+    nothing = aeration.Compartments(0, 0, 0, 0)
+    with pytest.raises(ValueError, match="no mass before"):
+        aeration.recruitment(nothing, nothing)

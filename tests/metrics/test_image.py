@@ -48,3 +48,23 @@ def test_unusable_images_are_refused() -> None:
         image.image_error(ones, np.ones(2))
     with pytest.raises(ValueError, match="data_range"):
         image.image_error(ones, ones, data_range=0.0)
+
+
+def test_a_window_clips_both_images_and_is_the_data_range() -> None:
+    measured, reference = np.array([-2000.0, 0.0, 200.0]), np.array([-1200.0, 100.0, 900.0])
+    found = image.windowed_error(measured, reference, image.LUNG_WINDOW_HU)
+    assert (found.low_hu, found.high_hu) == image.LUNG_WINDOW_HU
+    assert (found.error.mae, found.error.data_range) == (pytest.approx(100 / 3), 1400.0)
+    full = image.windowed_error(measured, reference, image.FULL_WINDOW_HU, mask=np.array([0, 1, 0]))
+    assert (full.error.mae, full.error.data_range) == (100, image.FULL_RANGE_HU)
+
+
+def test_infinity_in_both_images_is_not_taken_for_agreement() -> None:
+    broken = np.array([1.0, np.inf])
+    with pytest.raises(ValueError, match="infinity"):
+        image.windowed_error(broken, broken, image.LUNG_WINDOW_HU)
+
+
+def test_a_window_upside_down_is_refused() -> None:
+    with pytest.raises(ValueError, match="data_range is -1400"):
+        image.windowed_error(np.ones(2), np.ones(2), image.LUNG_WINDOW_HU[::-1])
