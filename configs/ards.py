@@ -91,6 +91,11 @@ def get_config() -> ConfigDict:
     config.train.keep_every = 0  # updates: one checkpoint of each so many stays for good; 0: none
     config.train.stop_after_skipped = 10
     config.train.workers = 8
+    config.train.skip_bad_records = 0  # so many damaged ones are replaced before the run ends
+    config.train.peak_tflops = 0.0  # of a device, for its utilisation; 0: by its kind
+    config.train.sheet_every = 5_000  # updates between sample sheets; 0: none
+    config.train.sheet_patches = 4
+    config.train.sheet_steps = 18  # Heun steps, no churn
 
     config.mesh = ConfigDict({"data": -1, "space": 1, "fsdp": False})
 

@@ -59,4 +59,5 @@ def get_config() -> ConfigDict:
     config.train.validate_every = 60
     config.train.checkpoint_every = 60
     config.train.workers = 0
+    config.train.sheet_every = 180  # the last update
     return config

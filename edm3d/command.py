@@ -1,7 +1,9 @@
 """How every edm3d command starts: parse flags, run, and turn bad input into one line and exit 2."""
 
 import contextlib
+import gc
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 
 from absl import app, flags, logging
@@ -24,6 +26,7 @@ def bad_input_exits_2(*more: type[Exception]) -> Iterator[None]:
             text = f"{text}; look at the path, its permissions and the space left"
         for line in filter(None, (line.strip() for line in text.splitlines())):
             print(f"error: {line}", file=sys.stderr)
+        _let_go_of_memory(error)
         sys.exit(EXIT_BAD_INPUT)
 
 
@@ -35,6 +38,12 @@ def data_section_errors() -> Iterator[None]:
     except (KeyError, AttributeError, TypeError, ValueError, IndexError) as error:
         fault = " ".join(str(error).split())
         raise InputError(f"section data of --config is {fault}; see configs/ards.py") from error
+
+
+def _let_go_of_memory(error: BaseException) -> None:
+    """Frees what frames hold: memory shared with worker processes is complained of else."""
+    traceback.clear_frames(error.__traceback__)
+    gc.collect()
 
 
 def _parse(argv: list[str]) -> list[str]:

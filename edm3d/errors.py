@@ -10,3 +10,7 @@ class InputError(Exception):
     The message reads `WHAT is VALUE; MEND`. Where several faults are found at once, each is a line
     of its own.
     """
+
+
+class DamagedRecord(InputError):
+    """A record of the data set that cannot be read or holds what no case can."""

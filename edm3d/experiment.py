@@ -4,6 +4,7 @@ Takes sections of a config as plain mappings; `edm3d.train` and `edm3d.sample` s
 """
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -77,6 +78,7 @@ _WHOLE_AND_POSITIVE = (
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.stop_after_skipped",
+    "train.sheet_patches",
 )
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -97,8 +99,13 @@ def check_numbers(config: Section) -> None:
     if (at_once := config["train"]["patches_per_device"]) < 0:
         faults.append(f"train.patches_per_device is {at_once}; give 0 (all) or more")
     train = config["train"]
-    if not isinstance(every := train["keep_every"], int) or every < 0:
-        faults.append(f"train.keep_every is {every}; give a whole number of updates, or 0 for none")
+    for name in ("keep_every", "skip_bad_records", "sheet_every"):
+        if not isinstance(train[name], int) or train[name] < 0:
+            faults.append(f"train.{name} is {train[name]}; give a whole number, 0 for none")
+    if train["sheet_steps"] < 2:
+        faults.append(f"train.sheet_steps is {train['sheet_steps']}; give at least 2")
+    if not (math.isfinite(train["peak_tflops"]) and train["peak_tflops"] >= 0):
+        faults.append(f"train.peak_tflops is {train['peak_tflops']}; give 0 (by kind) or more")
     if not faults and train["validate_every"] % train["log_every"]:
         faults.append(
             f"train.validate_every is {train['validate_every']}, no multiple of train.log_every "

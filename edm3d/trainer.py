@@ -105,7 +105,7 @@ def _validation(
 
 
 class Validator:
-    """Losses on a fixed batch at fixed noise levels with fixed noise."""
+    """Losses on a fixed batch at fixed noise levels `sigma [count]` with fixed noise."""
 
     def __init__(
         self, trainer: Trainer, batch: dict[str, np.ndarray], *, p_mean: float, p_std: float
@@ -115,6 +115,7 @@ class Validator:
         everywhere = meshes.replicated(trainer.mesh)
         self._keys = jax.jit(partial(_keys_of, self._count), out_shardings=everywhere)
         levels = validation_sigmas(self._count, p_mean=p_mean, p_std=p_std)
+        self.sigma = levels
         self._rows = {**batch, "sigma": levels}
         # a row a device at a time: no more memory than training
         self._at_once = trainer.mesh.shape["data"]

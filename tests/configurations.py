@@ -34,6 +34,7 @@ def tiny_config(widths, records: Path, run: Path) -> ConfigDict:
     config.train.validate_every = 2
     config.train.validation_patches = 8
     config.train.checkpoint_every = 2
+    config.train.sheet_every = 0
     config.schedule.steps = 3
     config.schedule.sigma_max = 80.0
     config.schedule.sigma_min = 0.002

@@ -8,16 +8,17 @@ written).
 
 import dataclasses
 import json
-from collections.abc import Sequence, Sized
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, overload
 
 import msgpack
 import numpy as np
 
+from edm3d.data.record_files import RecordFiles
 from edm3d.data.volumes import Grid
-from edm3d.errors import InputError
+from edm3d.errors import DamagedRecord, InputError
 
 SCHEMA_VERSION = 2
 SPLITS = ("train", "val", "test")
@@ -123,18 +124,39 @@ def encode_case(case: Case) -> bytes:
 
 
 def decode_case(record: bytes) -> Case:
-    """The case of a record; its arrays are read-only views of the record's bytes."""
+    """The case of a record; its arrays are read-only views of the record's bytes.
+
+    Raises:
+        DamagedRecord: the bytes are no record, or X-rays or ventilator settings are not finite.
+        InputError: the record is of another schema.
+    """
     try:
         fields = msgpack.unpackb(record)
         version, fits = fields.pop("schema_version"), fields.pop("film_fits", {})
-    except Exception as error:
-        raise InputError(f"record is damaged ({error}); build the records again") from error
+    except Exception as error:  # whatever msgpack makes of wrong bytes
+        raise DamagedRecord(f"record is damaged ({error}); build the records again") from error
     if version != SCHEMA_VERSION:
         raise InputError(
             f"schema of a record is {version}, this edm3d reads {SCHEMA_VERSION}; "
             "build the records again"
         )
-    return Case(**{name: _unpacked(value) for name, value in fields.items()}, film_fits=fits)
+    try:
+        case = Case(**{name: _unpacked(value) for name, value in fields.items()}, film_fits=fits)
+    except (TypeError, ValueError, KeyError) as error:
+        raise DamagedRecord(f"record is damaged ({error}); build the records again") from error
+    if fault := next(_not_finite(case), None):
+        raise DamagedRecord(f"record is damaged ({fault}); build the records again")
+    return case
+
+
+def _not_finite(case: Case) -> Iterator[str]:
+    for name in ("xray_pa", "xray_lat", "prior_xray_pa", "prior_xray_lat", "affine_lps"):
+        if not np.isfinite(getattr(case, name)).all():
+            yield f"{name} has values that are not finite"
+    for name in ("prior_ventilation", "target_ventilation"):
+        settings: Ventilation = getattr(case, name)
+        if not np.isfinite((settings.peep_cmh2o, settings.tidal_volume_ml_kg)).all():
+            yield f"{name} is {settings}"
 
 
 # The folder of records.
@@ -193,24 +215,32 @@ class CaseSequence(Sequence[Case]):
     """Random access to the cases of record files; a case is decoded when it is asked for."""
 
     def __init__(self, paths: Sequence[Path]):
-        from grain.sources import ArrayRecordDataSource
-
-        self._source = ArrayRecordDataSource([str(p) for p in paths]) if paths else None
-        self._length = 0 if self._source is None else len(cast(Sized, self._source))
+        self._files = RecordFiles(paths)
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._files)
 
     @overload
     def __getitem__(self, index: int) -> Case: ...
     @overload
     def __getitem__(self, index: slice) -> list[Case]: ...
     def __getitem__(self, index):
+        """A case, or several; `DamagedRecord` names the file and the record's number in it."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        if self._source is None or not -len(self) <= index < len(self):
+        if not -len(self) <= index < len(self):
             raise IndexError(index)
-        return decode_case(self._source[index % len(self)])
+        index %= len(self)
+        with self._files.naming(index):
+            return decode_case(self._files.read(index))
+
+    def fault_of(self, index: int) -> str:
+        """What is wrong with a case that was damaged when it was asked for."""
+        try:
+            self[index]
+        except DamagedRecord as error:
+            return str(error)
+        return f"record {index} of the split could not be read a moment ago; look at the disk"
 
 
 def record_paths(folder: str | Path, split: str) -> list[Path]:

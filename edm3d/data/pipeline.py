@@ -10,6 +10,7 @@ drawn from a generator of its own, so neither threads, worker processes, hosts n
 what it holds.
 """
 
+import contextlib
 import ctypes
 import functools
 import signal
@@ -33,7 +34,7 @@ from edm3d.data.patch_sizes import patch_of_step
 from edm3d.data.projection import mean_unit_attenuation, ray_paths_mm
 from edm3d.data.volumes import AIR_HU
 from edm3d.data.xray_geometry import Cone, Geometry
-from edm3d.errors import InputError
+from edm3d.errors import DamagedRecord, InputError
 
 Batch = dict[str, np.ndarray]
 
@@ -47,7 +48,8 @@ class Batches(Protocol):
 
 
 _VACUUM = -1000.0 / UNIT_HU
-_ORDER, _CROP = 0, 1  # which random stream of the seed
+DAMAGED = "damaged"  # an array of a batch that never goes to the device
+_ORDER, _CROP, _SPARE = 0, 1, 2  # which random stream of the seed
 _THREADS = 4
 _READ_AHEAD_EXAMPLES = 16
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -153,15 +155,53 @@ def _check_patch(case: Case, info: DatasetInfo, patch: int) -> None:
             raise _too_large(patch, info)
 
 
-def example_at(cases: CaseSequence, info: DatasetInfo, g: int, *, patch: int, seed: int) -> Batch:
-    """Training example number `g`, without the batch axis: a pure function of (seed, g)."""
+def example_at(
+    cases: CaseSequence,
+    info: DatasetInfo,
+    g: int,
+    *,
+    patch: int,
+    seed: int,
+    replace_damaged: bool = False,
+) -> Batch:
+    """Training example number `g`, without the batch axis: a pure function of (seed, g).
+
+    With `replace_damaged` a damaged record's place is taken by another one, drawn from (seed, g)
+    as well, and `damaged` is the number of the damaged record, else -1.
+    """
     epoch, position = divmod(g, len(cases))
-    case = cases[int(_epoch_order(seed, epoch, len(cases))[position])]
+    wanted = int(_epoch_order(seed, epoch, len(cases))[position])
+    if replace_damaged:
+        case, damaged = _case_or_another(cases, wanted, np.random.default_rng([_SPARE, seed, g]))
+    else:
+        case, damaged = cases[wanted], None
     _check_patch(case, info, patch)
     rng = np.random.default_rng([_CROP, seed, g])
     corner = random_corner(case.prior_hu.shape, patch, rng)
     start = [a + b for a, b in zip(corner, case.block_start_zyx, strict=True)]
-    return _example(case, info, start, (patch, patch, patch))
+    example = _example(case, info, start, (patch, patch, patch))
+    return example if damaged is None else example | {DAMAGED: damaged}
+
+
+def _case_or_another(
+    cases: CaseSequence, wanted: int, rng: np.random.Generator
+) -> tuple[Case, np.ndarray]:
+    """Case number `wanted`, or the first whole one in an order that `rng` draws."""
+    try:
+        return cases[wanted], np.array(-1, np.int32)
+    except DamagedRecord:
+        for other in rng.permutation(len(cases)):
+            with contextlib.suppress(DamagedRecord):
+                return cases[int(other)], np.array(wanted, np.int32)
+        raise
+
+
+def open_training(folder: str | Path, split: str = "train") -> tuple[DatasetInfo, CaseSequence]:
+    """What `dataset.json` says of a folder, and the cases of a split, which must have any."""
+    info, cases = read_dataset_info(folder), read_cases(folder, split)
+    if not len(cases):
+        raise InputError(f"split {split!r} of {folder} has no records; choose another split")
+    return info, cases
 
 
 def train_batches(
@@ -174,29 +214,31 @@ def train_batches(
     first_step: int = 0,
     workers: int = 0,
     split: str = "train",
+    replace_damaged: bool = False,
 ) -> Batches:
     """Endless batches of random crops from `first_step` on; `close()` ends its threads.
 
     Of each global batch only `rows` are read (None: all), those of this process's devices. With
     `workers` = 0 this process reads with threads, else so many worker processes do. `patch` is the
     side of the crops, or several sides, each with its share of the batches.
+
+    A damaged record ends the reading, or with `replace_damaged` is replaced and reported in the
+    array `damaged [b]` (see `example_at`), which is to be taken off before the device.
     """
     import grain
 
     keep_freed_memory()
-    info, cases = read_dataset_info(folder), read_cases(folder, split)
+    info, cases = open_training(folder, split)
     mine = np.arange(batch) if rows is None else np.asarray(rows)
     local = len(mine)
-    if not len(cases):
-        raise InputError(f"split {split!r} of {folder} has no records; choose another split")
+    example = functools.partial(example_at, cases, info, seed=seed, replace_damaged=replace_damaged)
 
     sizes = ((patch, 1.0),) if isinstance(patch, int) else patch
 
     def local_example(k: int) -> Batch:
         step, row = divmod(k, local)
         g = (first_step + step) * batch + int(mine[row])
-        side = patch_of_step(sizes, seed=seed, step=first_step + step)
-        return example_at(cases, info, g, patch=side, seed=seed)
+        return example(g, patch=patch_of_step(sizes, seed=seed, step=first_step + step))
 
     examples = grain.MapDataset.range(_ENDLESS).map(local_example)
     if not workers:

@@ -27,9 +27,8 @@ from edm3d.report.summary import (
     number,
     unit_of,
 )
+from edm3d.report.windows import DIFFERENCE_HU, WINDOW_HU
 
-WINDOW_HU = (-1000.0, 300.0)
-DIFFERENCE_HU = (-500.0, 500.0)
 GREEN, RED = (0.1, 0.8, 0.2), (0.9, 0.15, 0.1)
 MODEL_COLOUR, COPY_COLOUR = "#1f5fa8", "#9a9a9a"
 DPI = 110

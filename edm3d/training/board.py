@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
@@ -29,6 +30,10 @@ class Board:
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
         self._write(Event(step=step, summary=summary.scalar(name, value)))
+
+    def add_image(self, name: str, rgb: np.ndarray, step: int) -> None:
+        """Adds uint8 `[height, width, 3]`."""
+        self._write(Event(step=step, summary=summary.image(name, rgb, dataformats="HWC")))
 
     def flush(self) -> None:
         """Brings to disk what was added; raises `OSError` where it does not fit."""

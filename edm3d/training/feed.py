@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 _POLL_S = 0.2  # how soon a stop is heard while data stalls
+_PATIENCE_S = 2.0  # for readers to end; one that hangs is left behind
 _END = object()
 
 
@@ -47,7 +48,7 @@ class Feed:
         self._closed.set()
         while self._thread.is_alive() and not self._ready.empty():
             self._ready.get_nowait()
-        self._thread.join(timeout=_POLL_S)
+        self._thread.join(timeout=_PATIENCE_S)
 
     def _fill(self) -> None:
         try:
@@ -57,6 +58,9 @@ class Feed:
             self._offer((_END, None))
         except BaseException as error:
             self._offer((None, error))
+        finally:
+            if close := getattr(self._batches, "close", None):
+                close()  # frees what worker processes share
 
     def _offer(self, item: tuple) -> bool:
         while not self._closed.is_set():

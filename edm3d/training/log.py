@@ -1,16 +1,20 @@
 """What a run tells while it trains: `metrics.jsonl`, TensorBoard, one line on the screen."""
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import matplotlib.image
 import numpy as np
 
 from edm3d.training.board import Board
 from edm3d.training.noise_levels import by_sigma, sigma_bin_names
+
+WORTH_TELLING = 0.05  # the share of time without data from which the progress line names it
 
 
 class RunLog:
@@ -30,6 +34,16 @@ class RunLog:
                 self._board.add_scalar(name, value, step)
         self._board.flush()
 
+    def picture(self, step: int, name: str, rgb: np.ndarray) -> None:
+        """Adds uint8 `[height, width, 3]`, as `RUN/NAME/step-STEP.png` and to TensorBoard."""
+        path = self._path.parent / name / f"step-{step:08d}.png"
+        path.parent.mkdir(exist_ok=True)
+        draft = path.with_name(path.name + ".partial")
+        matplotlib.image.imsave(draft, rgb, format="png")
+        os.replace(draft, path)
+        self._board.add_image(name, rgb, step)
+        self._board.flush()
+
     def close(self) -> None:
         self._board.close()
 
@@ -39,6 +53,9 @@ class SilentLog:
 
     def write(self, step: int, values: Mapping[str, float | None]) -> None:
         del step, values
+
+    def picture(self, step: int, name: str, rgb: np.ndarray) -> None:
+        del step, name, rgb
 
     def close(self) -> None: ...
 
@@ -73,6 +90,18 @@ def summarise(measured: list[dict[str, np.ndarray]]) -> dict[str, float | None]:
     }
 
 
+def validation_row(losses: np.ndarray | None, sigma: np.ndarray) -> dict[str, float | None]:
+    """Their mean and their means by noise level; None where there are none or not all finite.
+
+    `losses` and `sigma` are `[n]`.
+    """
+    if losses is None or not np.isfinite(losses).all():
+        return {"validation_loss": None}
+    bins = zip(sigma_bin_names(), *by_sigma(losses, sigma), strict=True)
+    by_level = {f"validation_loss_sigma/{name}": float(s / n) for name, s, n in bins if n}
+    return {"validation_loss": float(np.mean(losses)), **by_level}
+
+
 def progress_line(step: int, steps: int, values: Mapping[str, Any]) -> str:
     """One line for a terminal or a log file."""
     parts = [f"step {step}/{steps}"]
@@ -84,6 +113,12 @@ def progress_line(step: int, steps: int, values: Mapping[str, Any]) -> str:
     if values.get("validation_loss") is not None:
         parts.append(f"validation {values['validation_loss']:.4f}")
     parts.append(f"{values['patches_per_s']:.2f} patches/s")
+    if (used := values.get("model_flop_utilisation")) is not None:
+        parts.append(f"MFU {used:.0%}")
+    if (waited := values.get("input_wait_share", 0.0)) >= WORTH_TELLING:
+        parts.append(f"{waited:.0%} waiting for data")
+    if values.get("damaged_records"):
+        parts.append(f"{values['damaged_records']} damaged records")
     if values["skipped_steps"]:
         parts.append(f"{values['skipped_steps']} steps skipped")
     parts.append(f"ETA {duration((steps - step) / max(values['steps_per_s'], 1e-9))}")
@@ -111,6 +146,11 @@ class Stopwatch:
         self._time, self._step = now, step
         return lap
 
-    def pause(self, seconds: float) -> None:
-        """Leaves `seconds` out of the lap under way."""
-        self._time += seconds
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time spent within out of the lap under way."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._time += time.perf_counter() - start

@@ -7,6 +7,7 @@ microbatches nor the number of devices change what is drawn.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 
 from edm3d.diffusion import edm
 from edm3d.diffusion.conditioning import Conditioning, condition_channels, scaled_residual
-from edm3d.diffusion.unet import UNet
+from edm3d.diffusion.unet import UNet, stride
 from edm3d.training.variation import draw_given, with_identity_pairs
 
 Array = jax.Array
@@ -108,3 +109,9 @@ class Objective:
         if self.condition_dropout:
             batch = {**batch, "given": draw_given(keys, dict(self.condition_dropout))}
         return batch
+
+
+def abstract_params(objective: Objective) -> Params:
+    """Shapes of the network's parameters."""
+    side = stride(len(objective.model.channel_mult))
+    return jax.eval_shape(partial(objective.init, side=side), jax.random.key(0))
