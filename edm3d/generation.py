@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -140,12 +139,6 @@ class Drawer:
                     f"--s_churn, or sample an earlier --checkpoint_step"
                 )
         return volumes
-
-
-def abstract_params(objective: Objective) -> Any:
-    """Shapes of the network's parameters."""
-    side = stride(len(objective.model.channel_mult))
-    return jax.eval_shape(partial(objective.init, side=side), jax.random.key(0))
 
 
 def _chunks(items: Iterable, n: int) -> Iterator[list]:

@@ -22,10 +22,11 @@ from edm3d.data.cases import Case, DatasetInfo, read_cases, read_dataset_info
 from edm3d.data.protocols import PROTOCOLS, protocols_of
 from edm3d.diffusion.sampler import Churn
 from edm3d.errors import InputError
-from edm3d.generation import Drawer, Job, Solver, abstract_params
+from edm3d.generation import Drawer, Job, Solver
 from edm3d.sample_folder import CaseWriter, case_record, is_drawn, weights_checksum
 from edm3d.training import mesh as meshes
 from edm3d.training.checkpoint import abstract_like, read_ema
+from edm3d.training.objective import abstract_params
 
 
 @dataclass(frozen=True)

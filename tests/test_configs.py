@@ -11,10 +11,10 @@ from ml_collections import config_flags  # noqa: F401 - a missing package fails 
 from edm3d import experiment
 from edm3d.data.cases import DatasetInfo, ScalarRanges
 from edm3d.diffusion.conv import conv3d_lax
-from edm3d.generation import abstract_params
 from edm3d.trainer import build_trainer, run_key
 from edm3d.training.collectives import collective_bytes
 from edm3d.training.mesh import abstract_batch
+from edm3d.training.objective import abstract_params
 from edm3d.training.state import parameter_count
 from tests.configurations import ROOT, load_config
 

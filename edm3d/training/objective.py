@@ -7,6 +7,7 @@ microbatches nor the number of devices change what is drawn.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 
 from edm3d.diffusion import edm
 from edm3d.diffusion.conditioning import Conditioning, condition_channels, scaled_residual
-from edm3d.diffusion.unet import UNet
+from edm3d.diffusion.unet import UNet, stride
 
 Array = jax.Array
 Params = Any
@@ -62,3 +63,9 @@ class Objective:
         network = self.network(params, batch, dropout_keys if train else None)
         y = scaled_residual(batch, self.conditioning)
         return edm.denoising_loss(network, y, sigma, noise_keys, sigma_data=self.sigma_data)
+
+
+def abstract_params(objective: Objective) -> Params:
+    """Shapes of the network's parameters."""
+    side = stride(len(objective.model.channel_mult))
+    return jax.eval_shape(partial(objective.init, side=side), jax.random.key(0))
