@@ -100,3 +100,21 @@ def sub_jaxprs(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
                 yield item.jaxpr
             elif isinstance(item, core.Jaxpr):
                 yield item
+
+
+def halo_bytes(jaxpr: core.Jaxpr) -> float:
+    """What the convolutions of a program send where z is split over devices, a device.
+
+    A window of three reaches one plane into either neighbour, so each 3-D convolution of windows,
+    forward or for a gradient, receives two planes of its input.
+    """
+    return sum(_equation_halo_bytes(eqn) for eqn in jaxpr.eqns)
+
+
+def _equation_halo_bytes(eqn: core.JaxprEqn) -> float:
+    if eqn.primitive.name == "conv_general_dilated":
+        volume: Any = eqn.invars[0].aval
+        planes = volume.shape[eqn.params["dimension_numbers"].lhs_spec[2]]
+        return 2 * math.prod(volume.shape) // planes * volume.dtype.itemsize
+    rounds = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+    return rounds * sum(halo_bytes(sub) for sub in sub_jaxprs(eqn))

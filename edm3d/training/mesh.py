@@ -52,7 +52,7 @@ def microbatches(mesh: Mesh, batch: int, patches_per_device: int = 0) -> int:
     n = mesh.shape["data"]
     if batch % n:
         fit = max(batch // n, 1) * n
-        fewer = max(k for k in range(1, n) if batch % k == 0)
+        fewer = max(k for k in range(1, n) if batch % k == 0 == mesh.size % k)
         raise InputError(
             f"train.batch is {batch}, not divisible by the {n} devices of mesh axis data; use "
             f"{fit} or {fit + n}, or a mesh.space that leaves {fewer} of them to data"

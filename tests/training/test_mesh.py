@@ -30,7 +30,7 @@ def test_a_patch_whose_levels_space_does_not_divide_is_refused():
 
 
 def test_an_uneven_batch_is_refused_with_what_would_fit():
-    with pytest.raises(InputError, match=r"use 16 or 24, or a mesh\.space that leaves 5 of them"):
+    with pytest.raises(InputError, match=r"use 16 or 24, or a mesh\.space that leaves 4 of them"):
         meshes.microbatches(meshes.make_mesh(), 20)
 
 
