@@ -8,6 +8,11 @@ file that was not taken, and why). Subjects get new names, in the order of a dig
 nowhere; no name, date or identifier of a header is written. `sources.csv` and `refused.csv` name
 folders of `--root`: keep them with the DICOM where those folders are named after people.
 
+A series is taken whole or refused: one whose files tell of several subjects or postures, that lies
+beside a damaged file, or of which a file has no rows or columns, is refused. What is passed over is
+counted: objects without pixels (reports, structures), files that are no DICOM, hidden folders.
+Linked folders are followed.
+
 Series of one PatientID are one subject. Where anonymising has given all the same one, let the study
 or the folder directly below `--root` tell subjects apart (`--subject_from`): pairs are made within
 a subject. A warning says where that looks needed.
@@ -41,7 +46,7 @@ from data_prep.dicom_import.convert import (
 from data_prep.dicom_import.outcome import Outcome, named, write_tables
 from data_prep.dicom_import.subjects import warnings_of
 from data_prep.dicom_import.tree import FOLDER, PATIENT, STUDY, Group, find_groups
-from data_prep.whole_folder import growing, hand_over
+from data_prep.whole_folder import growing, hand_over, resolved
 from edm3d import command
 from edm3d.data.workers import outcomes, usable_cores
 from edm3d.errors import InputError
@@ -74,7 +79,7 @@ def convert_all(
 
 def import_tree(root: Path, out: Path, *, subject_from: str = PATIENT, workers: int = 1) -> Outcome:
     """Makes `out` of every good series of `root`; where there is none, nothing is made."""
-    out = out.resolve()
+    out = resolved(out)
     with growing(out, SERIES) as folder:
         groups, found = find_groups(root, subject_from, workers)
         warnings = warnings_of(groups) if subject_from == PATIENT else []
@@ -89,7 +94,7 @@ def import_tree(root: Path, out: Path, *, subject_from: str = PATIENT, workers: 
         imported, sources = named(
             [(g, one) for g, one in zip(groups, done, strict=True) if isinstance(one, Converted)]
         )
-        outcome = Outcome(imported, refused, found.without_pixels, warnings)
+        outcome = Outcome(imported, refused, found.without_pixels, found.by_name, warnings)
         if imported:
             hand_over(folder, sources, out, partial(write_tables, outcome))
     return outcome
@@ -101,10 +106,12 @@ def show(outcome: Outcome, out: Path) -> None:
         print(f"refused: {one.reason}")
     if outcome.without_pixels:
         print(f"passed over: {outcome.without_pixels} objects without pixels")
+    if outcome.passed_by_name:
+        print(f"passed over: {outcome.passed_by_name} files or hidden folders that names rule out")
     subjects = len({one.subject for one in outcome.imported})
     print(
-        f"{out}: {len(outcome.imported)} scans of {subjects} subjects, {len(outcome.refused)} "
-        "refused; fill in the empty cells of scans.csv"
+        f"{printable(str(out))}: {len(outcome.imported)} scans of {subjects} subjects, "
+        f"{len(outcome.refused)} refused; fill in the empty cells of scans.csv"
     )
 
 
@@ -113,13 +120,15 @@ def main(argv: list[str]) -> None:
     f = flags.FLAGS
     root, out = Path(f.root), Path(f.out)
     if not root.is_dir():
-        raise InputError(f"--root is {root}, which is no folder; name a tree of DICOM")
+        told = printable(str(root))
+        raise InputError(f"--root is {told}, which is no folder; name a tree of DICOM")
     outcome = import_tree(root, out, subject_from=f.subject_from, workers=f.workers)
     if f.json:
         print(json.dumps(asdict(outcome), indent=1))
     if not outcome.imported:
         reasons = [one.reason for one in outcome.refused]
-        nothing = f"nothing of {root} was imported ({len(reasons)} refused); give CT series"
+        told = f"nothing of {printable(str(root))} was imported"
+        nothing = f"{told} ({len(reasons)} refused); give CT series"
         raise InputError("\n".join([*reasons, nothing]))
     if not f.json:
         show(outcome, out)

@@ -30,6 +30,7 @@ class Outcome:
     imported: list[Imported]
     refused: list[Refused]
     without_pixels: int
+    passed_by_name: int
     warnings: list[str]
 
 

@@ -49,12 +49,12 @@ def test_studies_or_folders_tell_subjects_apart_where_patient_ids_do_not(tmp_pat
         assert set(found.values()) <= {f"pig{n:03d}" for n in range(1, 5)}
 
 
-def test_a_series_uid_that_two_patients_share_makes_a_scan_of_each(tmp_path):
+def test_a_series_uid_that_two_patients_share_is_refused_in_both(tmp_path):
     first, second = study(0, "K1"), study(2, "K2")
     second[1][SERIES] = first[1][SERIES]
     outcome = import_tree(write_tree(tmp_path / "tree", [first, second]), tmp_path / "out")
-    assert [one.slices for one in outcome.imported] == [12, 12]
-    assert len(set(subjects(tmp_path / "out").values())) == 2
+    assert not outcome.imported
+    assert ["lies in 2 subjects" in one.reason for one in outcome.refused] == [True, True]
 
 
 DOUBTED = {
