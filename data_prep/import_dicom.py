@@ -6,7 +6,8 @@
 the empty cells), `sources.csv` (which folder became which scan) and `refused.csv` (every series and
 file that was not taken, and why). Subjects get new names, in the order of a digest that is stored
 nowhere; no name, date or identifier of a header is written. `sources.csv` and `refused.csv` name
-folders of `--root`: keep them with the DICOM where those folders are named after people.
+folders of `--root`: keep them with the DICOM where those folders are named after people. One animal
+more changes the names of others, unless `--earlier` names the `sources.csv` of an earlier import.
 
 A series is taken whole or refused: one whose files tell of several subjects or postures, that lies
 beside a damaged file, or of which a file has no rows or columns, is refused. What is passed over is
@@ -43,6 +44,7 @@ from data_prep.dicom_import.convert import (
     printable,
     relative,
 )
+from data_prep.dicom_import.earlier import read_earlier
 from data_prep.dicom_import.outcome import Outcome, named, write_tables
 from data_prep.dicom_import.subjects import warnings_of
 from data_prep.dicom_import.tree import FOLDER, PATIENT, STUDY, Group, find_groups
@@ -61,6 +63,9 @@ def define_flags() -> None:
         [PATIENT, STUDY, FOLDER],
         "What tells subjects apart: PatientID, StudyInstanceUID, or the folder below --root.",
     )
+    flags.DEFINE_string(
+        "earlier", None, "The sources.csv of an earlier import of this tree, whose names are kept."
+    )
     flags.DEFINE_integer("workers", usable_cores(), "Processes.", lower_bound=1)
     flags.DEFINE_bool("json", False, "Print what was imported and refused as JSON.")
 
@@ -77,8 +82,19 @@ def convert_all(
     return [one for _, one in sorted(bar, key=lambda item: item[0])]
 
 
-def import_tree(root: Path, out: Path, *, subject_from: str = PATIENT, workers: int = 1) -> Outcome:
-    """Makes `out` of every good series of `root`; where there is none, nothing is made."""
+def import_tree(
+    root: Path,
+    out: Path,
+    *,
+    subject_from: str = PATIENT,
+    workers: int = 1,
+    earlier: Path | None = None,
+) -> Outcome:
+    """Makes `out` of every good series of `root`; where there is none, nothing is made.
+
+    Subjects and scans of the `sources.csv` at `earlier` keep their names.
+    """
+    names = read_earlier(earlier) if earlier else {}
     out = resolved(out)
     with growing(out, SERIES) as folder:
         groups, found = find_groups(root, subject_from, workers)
@@ -92,7 +108,8 @@ def import_tree(root: Path, out: Path, *, subject_from: str = PATIENT, workers: 
         done = convert_all(groups, root, folder, workers)
         refused += [one for one in done if isinstance(one, Refused)]
         imported, sources = named(
-            [(g, one) for g, one in zip(groups, done, strict=True) if isinstance(one, Converted)]
+            [(g, one) for g, one in zip(groups, done, strict=True) if isinstance(one, Converted)],
+            names,
         )
         outcome = Outcome(imported, refused, found.without_pixels, found.by_name, warnings)
         if imported:
@@ -122,7 +139,10 @@ def main(argv: list[str]) -> None:
     if not root.is_dir():
         told = printable(str(root))
         raise InputError(f"--root is {told}, which is no folder; name a tree of DICOM")
-    outcome = import_tree(root, out, subject_from=f.subject_from, workers=f.workers)
+    earlier = Path(f.earlier) if f.earlier else None
+    outcome = import_tree(
+        root, out, subject_from=f.subject_from, workers=f.workers, earlier=earlier
+    )
     if f.json:
         print(json.dumps(asdict(outcome), indent=1))
     if not outcome.imported:
