@@ -6,7 +6,13 @@
 the empty cells), `sources.csv` (which folder became which scan) and `refused.csv` (every series and
 file that was not taken, and why). Subjects get new names, in the order of a digest that is stored
 nowhere; no name, date or identifier of a header is written. `sources.csv` and `refused.csv` name
-folders of `--root`: keep them with the DICOM where those folders are named after people.
+folders of `--root`: keep them with the DICOM where those folders are named after people. One animal
+more changes the names of others, unless `--earlier` names the `sources.csv` of an earlier import.
+
+A series is taken whole or refused: one whose files tell of several subjects or postures, that lies
+beside a damaged file, or of which a file has no rows or columns, is refused. What is passed over is
+counted: objects without pixels (reports, structures), files that are no DICOM, hidden folders.
+Linked folders are followed.
 
 Series of one PatientID are one subject. Where anonymising has given all the same one, let the study
 or the folder directly below `--root` tell subjects apart (`--subject_from`): pairs are made within
@@ -38,10 +44,11 @@ from data_prep.dicom_import.convert import (
     printable,
     relative,
 )
+from data_prep.dicom_import.earlier import read_earlier
 from data_prep.dicom_import.outcome import Outcome, named, write_tables
 from data_prep.dicom_import.subjects import warnings_of
 from data_prep.dicom_import.tree import FOLDER, PATIENT, STUDY, Group, find_groups
-from data_prep.whole_folder import growing, hand_over
+from data_prep.whole_folder import growing, hand_over, resolved
 from edm3d import command
 from edm3d.data.workers import outcomes, usable_cores
 from edm3d.errors import InputError
@@ -55,6 +62,9 @@ def define_flags() -> None:
         PATIENT,
         [PATIENT, STUDY, FOLDER],
         "What tells subjects apart: PatientID, StudyInstanceUID, or the folder below --root.",
+    )
+    flags.DEFINE_string(
+        "earlier", None, "The sources.csv of an earlier import of this tree, whose names are kept."
     )
     flags.DEFINE_integer("workers", usable_cores(), "Processes.", lower_bound=1)
     flags.DEFINE_bool("json", False, "Print what was imported and refused as JSON.")
@@ -72,9 +82,20 @@ def convert_all(
     return [one for _, one in sorted(bar, key=lambda item: item[0])]
 
 
-def import_tree(root: Path, out: Path, *, subject_from: str = PATIENT, workers: int = 1) -> Outcome:
-    """Makes `out` of every good series of `root`; where there is none, nothing is made."""
-    out = out.resolve()
+def import_tree(
+    root: Path,
+    out: Path,
+    *,
+    subject_from: str = PATIENT,
+    workers: int = 1,
+    earlier: Path | None = None,
+) -> Outcome:
+    """Makes `out` of every good series of `root`; where there is none, nothing is made.
+
+    Subjects and scans of the `sources.csv` at `earlier` keep their names.
+    """
+    names = read_earlier(earlier) if earlier else {}
+    out = resolved(out)
     with growing(out, SERIES) as folder:
         groups, found = find_groups(root, subject_from, workers)
         warnings = warnings_of(groups) if subject_from == PATIENT else []
@@ -87,9 +108,10 @@ def import_tree(root: Path, out: Path, *, subject_from: str = PATIENT, workers: 
         done = convert_all(groups, root, folder, workers)
         refused += [one for one in done if isinstance(one, Refused)]
         imported, sources = named(
-            [(g, one) for g, one in zip(groups, done, strict=True) if isinstance(one, Converted)]
+            [(g, one) for g, one in zip(groups, done, strict=True) if isinstance(one, Converted)],
+            names,
         )
-        outcome = Outcome(imported, refused, found.without_pixels, warnings)
+        outcome = Outcome(imported, refused, found.without_pixels, found.by_name, warnings)
         if imported:
             hand_over(folder, sources, out, partial(write_tables, outcome))
     return outcome
@@ -101,10 +123,12 @@ def show(outcome: Outcome, out: Path) -> None:
         print(f"refused: {one.reason}")
     if outcome.without_pixels:
         print(f"passed over: {outcome.without_pixels} objects without pixels")
+    if outcome.passed_by_name:
+        print(f"passed over: {outcome.passed_by_name} files or hidden folders that names rule out")
     subjects = len({one.subject for one in outcome.imported})
     print(
-        f"{out}: {len(outcome.imported)} scans of {subjects} subjects, {len(outcome.refused)} "
-        "refused; fill in the empty cells of scans.csv"
+        f"{printable(str(out))}: {len(outcome.imported)} scans of {subjects} subjects, "
+        f"{len(outcome.refused)} refused; fill in the empty cells of scans.csv"
     )
 
 
@@ -113,13 +137,18 @@ def main(argv: list[str]) -> None:
     f = flags.FLAGS
     root, out = Path(f.root), Path(f.out)
     if not root.is_dir():
-        raise InputError(f"--root is {root}, which is no folder; name a tree of DICOM")
-    outcome = import_tree(root, out, subject_from=f.subject_from, workers=f.workers)
+        told = printable(str(root))
+        raise InputError(f"--root is {told}, which is no folder; name a tree of DICOM")
+    earlier = Path(f.earlier) if f.earlier else None
+    outcome = import_tree(
+        root, out, subject_from=f.subject_from, workers=f.workers, earlier=earlier
+    )
     if f.json:
         print(json.dumps(asdict(outcome), indent=1))
     if not outcome.imported:
         reasons = [one.reason for one in outcome.refused]
-        nothing = f"nothing of {root} was imported ({len(reasons)} refused); give CT series"
+        told = f"nothing of {printable(str(root))} was imported"
+        nothing = f"{told} ({len(reasons)} refused); give CT series"
         raise InputError("\n".join([*reasons, nothing]))
     if not f.json:
         show(outcome, out)

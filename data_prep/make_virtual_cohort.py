@@ -28,6 +28,7 @@ from data_prep.virtual_pig.cohort import PigJob, make_pig, pig_jobs
 from data_prep.virtual_pig.contact_sheet import write_contact_sheet
 from data_prep.virtual_pig.progress import Progress
 from data_prep.virtual_pig.settings import PRESETS, CohortSettings, faults
+from data_prep.whole_folder import resolved
 from edm3d import command
 from edm3d.errors import InputError
 
@@ -64,7 +65,7 @@ def define_flags() -> None:
 def make_cohort(out: Path, settings: CohortSettings, *, workers: int) -> int:
     """Makes or finishes the cohort in `out` and returns its number of scans."""
     _check(settings, workers)
-    out = out.resolve()
+    out = resolved(out)
     jobs = pig_jobs(settings, Progress(out))
     scans = sum(job.scans for job in jobs)
     if is_complete(out, settings.as_json()):
@@ -169,7 +170,7 @@ def _whole_numbers(name: str, texts: list[str]) -> tuple[int, ...]:
 def main(argv: list[str]) -> None:
     del argv
     f = flags.FLAGS
-    start, out, settings = time.monotonic(), Path(f.out).resolve(), settings_from_flags()
+    start, out, settings = time.monotonic(), resolved(Path(f.out)), settings_from_flags()
     workers = len(os.sched_getaffinity(0)) if f.workers is None else f.workers
     scans = make_cohort(out, settings, workers=workers)
     size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) / 1e6

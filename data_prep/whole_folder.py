@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
+from edm3d.data.partial import checked_name, read_moves
 from edm3d.errors import InputError
 
 LOCK, WHOLE, MOVES = "lock", "whole", "moves.json"
@@ -26,6 +27,18 @@ def lock(file: TextIO, folder: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise InputError(f"{folder} is being made by another process; wait for it") from error
+
+
+def resolved(out: Path) -> Path:
+    """The place that --out names, without links; `InputError` where no folder can be made there."""
+    try:
+        place = out.resolve()
+        loops = place.is_symlink()
+    except (OSError, RuntimeError):
+        place, loops = out, True
+    if loops:
+        raise InputError(f"--out is {out}, a symbolic link in a loop; remove it or name another")
+    return checked_name(place)
 
 
 @contextlib.contextmanager
@@ -67,7 +80,8 @@ def _take_back(folder: Path) -> None:
     """Undoes the moves of a process that was killed while it put parts under their names."""
     moves = folder / MOVES
     if moves.exists():
-        for name, source in json.loads(moves.read_text(encoding="utf-8")).items():
+        mend = f"remove {folder} to begin anew"
+        for name, source in read_moves(moves, mend).items():
             if (folder / WHOLE / name).exists():
                 os.replace(folder / WHOLE / name, folder / source)
         shutil.rmtree(folder / WHOLE, ignore_errors=True)
@@ -85,7 +99,10 @@ def hand_over(
     (folder / WHOLE).mkdir()
     complete(folder / WHOLE)
     temporary = folder / f".{MOVES}"
-    temporary.write_text(json.dumps(sources), encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(sources, file)
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut may leave the name without what it holds
     os.replace(temporary, folder / MOVES)
     for name, source in sources.items():
         os.replace(folder / source, folder / WHOLE / name)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import edm3d
-from data_prep.dicom_import.tree import Group
+from data_prep.dicom_import.tree import Group, common_folder
 from edm3d.data.dicom import Series, posture, volume_of
 from edm3d.data.dicom_frames import count_frames
 from edm3d.data.dicom_header import read_header
@@ -60,18 +60,16 @@ class Refused:
 
 
 def printable(text: str) -> str:
-    """Text that any table or terminal takes, whatever bytes a file's name is made of."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """Text in one line that any table or terminal takes, whatever a file's name is made of.
+
+    Line ends, control characters and bytes that are no text are written as escapes.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def relative(path: Path, root: Path) -> str:
     """`./FOLDER` below the root: a spreadsheet takes no name that begins so for a formula."""
     return printable(f"./{path.relative_to(root).as_posix()}")
-
-
-def common_folder(group: Group) -> Path:
-    """The folder that holds all files of a series."""
-    return Path(os.path.commonpath([file.parent for file in group.files]))
 
 
 def _key(group: Group, root: Path) -> str:
@@ -109,7 +107,7 @@ def _write(group: Group, path: Path, root: Path) -> Facts:
     del volume, values  # the larger array: gone before the file is packed
     write_nifti(path, hu, grid)
     return Facts(
-        position=posture(headers[0]) or "",
+        position=posture(headers) or "",
         series_number=group.number,
         slices=sum(map(count_frames, headers)),
         spacing_zyx_mm=grid.spacing_zyx_mm,
@@ -139,8 +137,8 @@ def convert(
     """The series as a file below `folder`, written unless it is there; or why it is none."""
     number, group = numbered
     try:
-        if group.beside:
-            raise InputError(f"beside its slices {group.beside}, or remove it")
+        if group.fault:
+            raise InputError(group.fault)
         place = folder / SERIES / _key(group, root)
         facts = _finished(place) or _build(group, place, root, folder / BUILDING)
         return number, Converted(f"{SERIES}/{place.name}/{VOLUME}", facts)

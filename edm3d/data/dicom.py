@@ -15,6 +15,7 @@ import numpy as np
 
 from edm3d.data.dicom_frames import Frame, count_frames, padding_of
 from edm3d.data.dicom_header import Header, is_dicom_file, read_header
+from edm3d.data.dicom_kind import is_broken_image, is_no_image, lost_size, missing_size
 from edm3d.data.dicom_pixels import significant, stored_frames
 from edm3d.data.dicom_stack import Stack, counted, stack
 from edm3d.data.geometry import (
@@ -68,7 +69,8 @@ class Series:
 def image_files(folder: Path) -> list[Path]:
     """The DICOM files of a folder, itself only; raises `InputError` for a file that is damaged.
 
-    Hidden files, a DICOMDIR and companions such as .txt or .png are passed over.
+    A DICOMDIR is passed over, and so are hidden files and companions such as .txt or .png that lack
+    the mark of DICOM.
     """
     files = [p for p in sorted(folder.iterdir()) if not (p.is_dir() or is_companion(p))]
     if not files:
@@ -79,22 +81,46 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def is_companion(path: Path) -> bool:
-    """Whether a file beside DICOM images may be passed over by its name."""
-    bare = path.name.upper() in ("DICOMDIR", "README", "LICENSE", "LICENCE", "VERSION")
-    return path.name.startswith(".") or bare or path.suffix.lower() in _COMPANIONS
+    """Whether a file beside DICOM images may be passed over: by its name, unless it is DICOM.
+
+    Slices have been exported as .jpg; one that cannot be opened is left to whoever reads it.
+    """
+    name = path.name.upper()
+    if name == "DICOMDIR":
+        return True
+    bare = name in ("README", "LICENSE", "LICENCE", "VERSION")
+    if not (name.startswith(".") or bare or path.suffix.lower() in _COMPANIONS):
+        return False
+    try:
+        return not (path.is_file() and is_dicom_file(path))
+    except OSError:
+        return False
 
 
 def group_series(headers: Iterable[Header]) -> list[Series]:
-    """The series among files, in the order of their numbers; files without pixels are no images."""
+    """The series among files, in the order of their numbers; what is no image is passed over.
+
+    Raises `InputError` for an image that has lost its size.
+    """
     groups: dict[str, list[Header]] = defaultdict(list)
+    sizeless: list[Header] = []
     for header in headers:
-        if header.values.get("rows"):
-            groups[header.values.get("series_digest") or "0" * 8].append(header)
+        if not missing_size(header):
+            groups[_series_of(header)].append(header)
+        elif not is_no_image(header):
+            sizeless.append(header)
+    for header in sizeless:
+        if is_broken_image(header) or _series_of(header) in groups:
+            raise InputError(lost_size(header))
     found = []
     for digest, members in groups.items():
         number = members[0].values.get("series_number")
-        found.append(Series(digest[:8], int(number[0]) if number else None, tuple(members)))
+        found.append(Series(digest[:8], number, tuple(members)))
     return sorted(found, key=lambda s: (s.number is None, s.number or 0, s.key))
+
+
+def _series_of(header: Header) -> str:
+    return header.values.get("series_digest") or "0" * 8
 
 
 def find_series(path: str | Path) -> list[Series]:
@@ -161,18 +187,20 @@ def volume_of(series: Series, name: str) -> Volume:
     return Volume(values, grid)
 
 
-def posture(header: Header) -> str | None:
-    """`supine`, `prone`, `left decubitus` or `right decubitus`; None where the header is silent.
+def posture(headers: Sequence[Header]) -> str | None:
+    """`supine`, `prone`, `left decubitus` or `right decubitus`; None where all headers are silent.
 
-    Source: DICOM PS3.3, C.7.3.1.1.2 (patient position).
+    Slices that contradict each other make no `stack`. Source: DICOM PS3.3, C.7.3.1.1.2 (patient
+    position).
     """
-    code = "".join(header.values.get("patient_position") or [])
+    codes = ("".join(header.values.get("patient_position") or []) for header in headers)
+    code = next(filter(None, codes), "")
     return _POSTURES.get(code[2:]) if code[:2] in _FIRST_IN else None
 
 
 def read_posture(path: Path, asked: str | None = None) -> str | None:
     """How the subject of the series at a path lay, see `posture`."""
-    return posture(pick_series(path, asked).headers[0])
+    return posture(pick_series(path, asked).headers)
 
 
 def read_series(path: Path, asked: str | None = None) -> Volume:

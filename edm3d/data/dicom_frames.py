@@ -17,7 +17,7 @@ from edm3d.data.dicom_tags import BIG_ENDIAN
 from edm3d.data.geometry import MAX_VOXELS
 from edm3d.errors import InputError
 
-_CT_CLASSES = {
+CT_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2",  # CT
     "1.2.840.10008.5.1.4.1.1.2.1",  # enhanced CT
     "1.2.840.10008.5.1.4.1.1.2.2",  # legacy converted enhanced CT
@@ -80,7 +80,7 @@ def check_kind(header: Header) -> None:
     if modality != "CT":
         shown = modality if modality in _MODALITIES else "not CT"
         raise _refuse(header, f"has modality {shown}", "give a CT series")
-    if "".join(values.get("sop_class") or []) not in _CT_CLASSES:
+    if "".join(values.get("sop_class") or []) not in CT_CLASSES:
         raise _refuse(header, "is no CT image object", "give the images of a CT series")
     _check_image_type(header, values.get("image_type") or [])
     samples, grey = values.get("samples_per_pixel"), values.get("photometric") == ["MONOCHROME2"]

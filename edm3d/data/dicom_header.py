@@ -23,6 +23,7 @@ from edm3d.data.dicom_tags import (
     DIGEST,
     IMPLICIT,
     INTEGER,
+    LABEL,
     NUMBERS,
     REAL,
     SEQUENCE,
@@ -41,6 +42,7 @@ _MOST_BYTES = 2**12  # of one value that is kept
 _MOST_DEPTH = 8
 _MOST_INFLATED = 2**29
 _MOST_ELEMENTS = 1_000_000  # an enhanced CT of 1000 frames has a tenth: some seconds to parse
+_LARGEST_LABEL = 2**31 - 1  # of an integer string, PS3.5 6.2
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -125,6 +127,13 @@ def _texts(data: bytes) -> list[str]:
     return [part.strip("\0 ") for part in text.split("\\")] if text else []
 
 
+def _label(data: bytes) -> int | None:
+    first = "".join(_texts(data)[:1])
+    number = float(first) if _NUMBER.fullmatch(first) else math.nan
+    whole = abs(number) <= _LARGEST_LABEL and number == int(number)
+    return int(number) if whole else None
+
+
 def _decoded(name: str, kind: int, data: bytes, order: str):
     """A kept value: texts, floats, an int, a float, bytes or a digest; None where it is empty."""
     if kind == DIGEST:
@@ -132,6 +141,8 @@ def _decoded(name: str, kind: int, data: bytes, order: str):
         return hashlib.sha256(identity).hexdigest() if identity else None
     if kind == TEXT:
         return _texts(data) or None
+    if kind == LABEL:
+        return _label(data)
     if kind == NUMBERS:
         parts = _texts(data)
         if not all(_NUMBER.fullmatch(part) for part in parts):

@@ -45,8 +45,9 @@ def _shown(places_mm: Sequence[float]) -> str:
 
 
 def _check_alike(frames: Sequence[Frame], name: str) -> None:
-    """Raises `InputError` for the first slice of another size, direction, voxel or frame."""
+    """Raises `InputError` for the first slice of another size, place, voxel or posture."""
     first = frames[0]
+    posture = next(filter(None, map(_posture, frames)), "")
     for frame in frames[1:]:
         if frame.shape != first.shape:
             what = f"{frame.shape} pixels, others {first.shape}"
@@ -56,6 +57,8 @@ def _check_alike(frames: Sequence[Frame], name: str) -> None:
             what = f"pixel spacing {frame.spacing_mm} mm, others {first.spacing_mm} mm"
         elif _place_of(frame) != _place_of(first):
             what = "another frame of reference than the slices before it"
+        elif _posture(frame) not in ("", posture):
+            what = "another patient position than the slices before it"
         else:
             continue
         raise InputError(f"{frame.name} in {name} has {what}; separate what is not one series")
@@ -63,6 +66,10 @@ def _check_alike(frames: Sequence[Frame], name: str) -> None:
 
 def _place_of(frame: Frame) -> str | None:
     return frame.header.values.get("frame_of_reference_digest")
+
+
+def _posture(frame: Frame) -> str:
+    return "".join(frame.header.values.get("patient_position") or [])
 
 
 def _check_phases(frames: Sequence[Frame], name: str) -> None:

@@ -1,10 +1,12 @@
 """The DICOM fields that edm3d ever looks at, and the native transfer syntaxes.
 
 Nothing outside this table is kept by the reader. What identifies people or studies is here only as
-`DIGEST`: good for telling equal from different. Source: DICOM PS3.6, PS3.5 annex A.
+`DIGEST`: good for telling equal from different. A `LABEL` is a whole number that nothing depends
+on: where it is none, it is unknown and no reason to refuse a file. Source: DICOM PS3.6, PS3.5
+annex A.
 """
 
-TEXT, NUMBERS, INTEGER, REAL, BYTES, DIGEST, SEQUENCE = range(7)
+TEXT, NUMBERS, INTEGER, REAL, BYTES, DIGEST, SEQUENCE, LABEL = range(8)
 TAGS = {
     0x00080008: ("image_type", TEXT),
     0x00080016: ("sop_class", TEXT),
@@ -23,7 +25,7 @@ TAGS = {
     0x00189329: ("ct_frame_types", SEQUENCE),
     0x0020000D: ("study_digest", DIGEST),
     0x0020000E: ("series_digest", DIGEST),
-    0x00200011: ("series_number", NUMBERS),
+    0x00200011: ("series_number", LABEL),
     0x00200020: ("patient_orientation", TEXT),
     0x00200032: ("position", NUMBERS),
     0x00200037: ("orientation", NUMBERS),

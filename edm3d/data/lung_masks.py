@@ -2,7 +2,8 @@
 
 A mask is stored on its CT's own grid, 0 outside, 1 right and 2 left lung. Another grid is refused
 and not resampled: it is as likely another scan's mask, and half of a lung that silently falls
-outside would be taken for no lung. Read next: `edm3d.data.shards`.
+outside would be taken for no lung. Labels that say left where right is are refused too: both lungs'
+volumes would go to the wrong side. Read next: `edm3d.data.shards`.
 """
 
 import itertools
@@ -45,7 +46,8 @@ def _farthest_mm(first: Grid, second: Grid) -> float:
 def read_lung_mask(path: Path, ct: Path, ct_grid: Grid) -> Volume:
     """The uint8 labels of the mask at `path`, on the grid of its CT at `ct`.
 
-    Raises `InputError` for another grid than the CT's, a label that is not of `LABELS`, no lung.
+    Raises `InputError` for another grid than the CT's, a label that is not of `LABELS`, no lung, a
+    right lung to the left of the left one.
     """
     mask = read_mask(path)
     check_mask_grid(path, mask.grid, ct, ct_grid)
@@ -60,7 +62,35 @@ def read_lung_mask(path: Path, ct: Path, ct_grid: Grid) -> Volume:
             f"lung mask {path} is 0 everywhere; give a mask with lung (1 right, 2 left) or leave "
             "the cell lung_mask empty"
         )
+    _check_sides(path, mask)
     return mask
+
+
+def _check_sides(path: Path, mask: Volume) -> None:
+    """Raises `InputError` where label 1 lies to the left of label 2, both there: swapped, mirrored.
+
+    However injured the lungs, the centroid of the right one is to the right of the left one's. A
+    mask of one lung is not judged: its side cannot be told by the mask alone.
+    """
+    right_mm, left_mm = (_centroid_x_mm(mask, label) for label in LABELS[1:])
+    if right_mm is not None and left_mm is not None and right_mm >= left_mm:
+        raise InputError(
+            f"lung mask {path} has label 1 (right) {right_mm - left_mm:.3g} mm to the left of "
+            "label 2 (left): its labels are swapped or it is mirrored; use 1 right, 2 left"
+        )
+
+
+def _centroid_x_mm(mask: Volume, label: int) -> float | None:
+    """x in LPS (to the patient's left) of a label's centroid; None without a voxel of it."""
+    total = np.zeros(4)  # sums of x, y, z indices, and the number of voxels
+    for z, plane in enumerate(mask.values):
+        inside = plane == label
+        columns, rows = (np.count_nonzero(inside, axis=axis) for axis in (0, 1))
+        number = columns.sum()
+        total += columns @ np.arange(len(columns)), rows @ np.arange(len(rows)), number * z, number
+    if not total[3]:
+        return None
+    return float(mask.grid.affine_lps[0] @ (total / total[3]))
 
 
 def labels_on(mask: Volume, grid: Grid, *, antialias: bool) -> np.ndarray:

@@ -35,7 +35,17 @@ GROUPS, STAGED, OLD = "groups", "staged", "old"
 
 def partial_folder(out: Path) -> Path:
     """The hidden folder in which the records `out` grow."""
+    checked_name(out)
     return out.with_name(f".{out.name}.part")
+
+
+def checked_name(out: Path) -> Path:
+    """`out`; raises `InputError` where no finished folder could take its name: `/`, a dead link."""
+    if out.name in ("", ".."):
+        raise InputError(f"--out is {out}, which has no name of its own; name a folder in it")
+    if out.is_symlink() and not out.exists():
+        raise InputError(f"--out is {out}, a link to nothing; remove it or name another folder")
+    return out
 
 
 def building_folder(folder: Path, share: Share) -> Path:
@@ -216,11 +226,24 @@ def _unstage(folder: Path) -> None:
     """Takes back the moves of a process that was killed while it gave shards their final names."""
     staging = folder / STAGING_FILE
     if staging.exists():
-        for name, source in json.loads(staging.read_text(encoding="utf-8")).items():
+        mend = "pass --restart to build anew"
+        for name, source in read_moves(staging, mend).items():
             if (folder / STAGED / name).exists():
                 os.replace(folder / STAGED / name, folder / source)
         shutil.rmtree(folder / STAGED, ignore_errors=True)
         staging.unlink()
+
+
+def read_moves(path: Path, mend: str) -> dict[str, str]:
+    """The moves of a killed process: where each file came from; `InputError` with the mend."""
+    try:
+        moves = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}); {mend}") from error
+    plain = isinstance(moves, dict) and all(isinstance(source, str) for source in moves.values())
+    if not plain:
+        raise InputError(f"{path} is damaged (no table of moves); {mend}")
+    return moves
 
 
 def move_into_place(folder: Path, groups: Sequence[Group], info_json: str, out: Path) -> None:

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from edm3d.data.dicom import read_posture
 from edm3d.data.volumes import read_ct, read_mask
 from edm3d.errors import InputError
 from tests.data.dicom_phantoms import (
     INTERCEPT,
-    NUMBER,
     ORIENTATION,
     POSITION,
     SHAPE,
@@ -20,6 +20,8 @@ from tests.data.dicom_phantoms import (
     write_series,
 )
 from tests.data.phantoms import chest
+
+POSTURE = 0x00185100
 
 
 def changed(tag, vr, value, only=None):
@@ -82,7 +84,15 @@ FAULTS = {
     "bits": (changed(0x00280101, "US", 17), "bits allocated 16, stored 17"),
     "lossy": (changed(0x00282110, "CS", "01"), "with loss"),
     "text for a number": (changed(SLOPE, "DS", "one"), "slope is no number"),
-    "number beyond": (changed(NUMBER, "IS", "1e999"), "series_number is too large"),
+    "slope beyond": (changed(SLOPE, "DS", "1e999"), "slope is too large"),
+    "two postures": (
+        changed(POSTURE, "CS", "HFP", only=7),
+        "007.dcm in {} has another patient position than the slices before it",
+    ),
+    "a posture for a name": (
+        changed(POSTURE, "CS", "MARKNAME", only=0),
+        "001.dcm in {} has another patient position",
+    ),
     "stored values": (lambda _, f: f | {INTERCEPT: ("DS", 0)}, "intercept"),
 }
 
@@ -91,7 +101,15 @@ FAULTS = {
 def test_a_series_is_refused_for_what_is_wrong_with_it(tmp_path, fault):
     change, reason = FAULTS[fault]
     write_series(tmp_path / "s", change=change)
-    assert reason in refusal(tmp_path / "s")
+    assert reason.replace("{}", str(tmp_path / "s")) in refusal(tmp_path / "s")
+
+
+@pytest.mark.parametrize("silent", [(0,), (3, 4), (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10)])
+def test_slices_that_are_silent_about_the_posture_lie_as_the_others_tell(tmp_path, silent):
+    change = {z: {POSTURE: ("CS", "")} for z in silent}
+    hu = write_series(tmp_path / "s", None, lambda z, f: f | change.get(z, {}))
+    np.testing.assert_array_equal(read_ct(tmp_path / "s").values, hu)
+    assert read_posture(tmp_path / "s") == "supine"
 
 
 def test_rounded_positions_are_no_fault(tmp_path):

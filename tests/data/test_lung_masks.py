@@ -57,6 +57,12 @@ WRONG = {  # the mask's labels and grid, and what its refusal says
     "empty": (np.zeros(SHAPE), moved(0.0), "is 0 everywhere; give a mask with lung"),
     "a third label": (labelled(3), moved(0.0), "holds labels 0, 1, 2, 3; use 0 outside, 1 right"),
     "lobes": (labelled(*range(3, 9)), moved(0.0), r"holds labels 0, 1, 2, 3, 4, 5, \.\.\.; use 0"),
+    "sides swapped": (
+        np.array([0, 2, 1])[lung_mask(SHAPE)],
+        moved(0.0),
+        r"has label 1 .right. [\d.]+ mm to the left of label 2 .left.: .* use 1 right, 2 left",
+    ),
+    "mirrored": (lung_mask(SHAPE)[..., ::-1], moved(0.0), "swapped or it is mirrored"),
     "255": (255 * (lung_mask(SHAPE) > 0), moved(0.0), "holds labels 0, 255; use 0 outside"),
 }
 
@@ -73,8 +79,48 @@ def test_a_mask_that_is_not_its_cts_is_refused_with_file_value_and_mend(tmp_path
 @pytest.mark.parametrize("labels", [(1, 2), (1,), (2,)])
 def test_a_mask_of_one_or_both_lungs_that_is_a_rounding_off_is_taken(tmp_path, labels):
     values = np.where(np.isin(lung_mask(SHAPE), labels), lung_mask(SHAPE), 0)
-    path = write(tmp_path / "mask.nii.gz", values, moved(0.9 * TOLERANCE_MM))
+    path = write(tmp_path / "mask.nii.gz", values, moved(0.09))
     np.testing.assert_array_equal(read_lung_mask(path, CT, moved(0.0)).values, values)
+
+
+def spread(per_voxel_mm: float) -> Grid:
+    """Voxels of 4 mm and some more along x: farther beside the CT's with each."""
+    grid = moved(0.0)
+    affine = grid.affine_lps.copy()
+    affine[0, 0] += per_voxel_mm
+    return Grid(grid.shape_zyx, affine)
+
+
+@pytest.mark.parametrize(
+    ("near", "far"),
+    [(moved(0.09), moved(0.11)), (moved(-0.09), moved(-0.11)), (spread(0.003), spread(0.004))],
+)
+def test_a_mask_is_taken_within_a_tenth_of_a_millimetre_and_no_farther(tmp_path, near, far):
+    assert TOLERANCE_MM == 0.1  # as data_prep/README.md says
+    path = write(tmp_path / "near.nii.gz", lung_mask(SHAPE), near)
+    assert read_lung_mask(path, CT, moved(0.0)).values.any()
+    path = write(tmp_path / "far.nii.gz", lung_mask(SHAPE), far)
+    with pytest.raises(InputError, match=r"lies up to 0\.11\d* mm beside its CT"):
+        read_lung_mask(path, CT, moved(0.0))
+
+
+def turned(degrees: float) -> Grid:
+    """The usual grid, its axes turned about the patient's long axis."""
+    grid = moved(0.0)
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    turn = np.array([[cosine, -sine, 0, 0], [sine, cosine, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    return Grid(grid.shape_zyx, turn @ grid.affine_lps)
+
+
+@pytest.mark.parametrize("degrees", [-30, 0, 30])
+def test_sides_are_those_of_the_patient_whatever_the_axes_and_sizes_of_the_lungs(tmp_path, degrees):
+    values, grid = lung_mask(SHAPE), turned(degrees)
+    values[:15][values[:15] == 1] = 0  # a small right lung, high up
+    path = write(tmp_path / "mask.nii.gz", values, grid)
+    assert read_lung_mask(path, CT, grid).values.any()
+    write(path, np.array([0, 2, 1])[values], grid)
+    with pytest.raises(InputError, match="swapped"):
+        read_lung_mask(path, CT, grid)
 
 
 @pytest.fixture
@@ -106,6 +152,7 @@ def test_records_name_every_mask_on_another_grid_with_its_row_before_any_is_buil
     [
         (np.zeros(SHAPE), "_b_mask.nii.gz is 0 everywhere"),
         (labelled(7), "_b_mask.nii.gz holds labels 0, 1, 2, 7"),
+        (lung_mask(SHAPE)[..., ::-1], "_b_mask.nii.gz has label 1 .right. .* to the left"),
         (one_voxel(), "_b_mask.nii.gz leaves no voxel of 9 mm on the grid of"),
     ],
 )
