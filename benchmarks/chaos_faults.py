@@ -72,8 +72,9 @@ class Process:
 
     def _read(self) -> None:
         assert self.popen.stdout is not None
-        for line in self.popen.stdout:
-            self._news.put(line.rstrip("\n"))
+        with self.popen.stdout as lines:
+            for line in lines:
+                self._news.put(line.rstrip("\n"))
 
     def age_s(self) -> float:
         return time.perf_counter() - self.started

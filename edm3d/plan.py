@@ -22,22 +22,34 @@ from edm3d.plan_text import mends, plan_text, verdict
 from edm3d.planning import Plan, make_plan
 from edm3d.training.hardware import ACCELERATORS, Accelerator
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
-DEVICES = flags.DEFINE_integer("devices", 8, "Accelerators that the run would use.", 1)
-DEVICE = flags.DEFINE_enum("device", "a100-40", [*ACCELERATORS], "Their kind.")
-MEMORY = flags.DEFINE_float("device_memory_gb", None, "1e9 bytes a device; else of its kind.", 1)
-PEAK = flags.DEFINE_float("peak_tflops", None, "Peak bf16 TFLOP/s; else of its kind.", 1e-3)
-LINK = flags.DEFINE_float(
-    "link_gb_s", None, "1e9 bytes/s from a device to the next, everywhere; else of its kind.", 1e-3
-)
-UTILISATION = flags.DEFINE_float(
-    "utilisation", 0.3, "Share of the peak at which steps run.", 1e-3, 1.0
-)
-COMPILE = flags.DEFINE_boolean("compile", True, "Compile the step to count collectives: minutes.")
-JSON = flags.DEFINE_string("json", None, "Write the plan to this JSON file as well.")
-
 EXIT_DOES_NOT_FIT = 2
 Config = Any  # an ml_collections.ConfigDict, whose fields a type checker cannot know
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the command's flags in `values`."""
+    config_flags.DEFINE_config_file(
+        "config", None, "Config file.", lock_config=True, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "devices", 8, "Accelerators that the run would use.", 1, flag_values=values
+    )
+    flags.DEFINE_enum("device", "a100-40", [*ACCELERATORS], "Their kind.", flag_values=values)
+    flags.DEFINE_float(
+        "device_memory_gb", None, "1e9 bytes a device; else its kind's.", 1, flag_values=values
+    )
+    flags.DEFINE_float(
+        "peak_tflops", None, "Peak bf16 TFLOP/s; else of its kind.", 1e-3, flag_values=values
+    )
+    told = "1e9 bytes/s from a device to the next, everywhere; else of its kind."
+    flags.DEFINE_float("link_gb_s", None, told, 1e-3, flag_values=values)
+    told = "Share of the peak at which steps run."
+    flags.DEFINE_float("utilisation", 0.3, told, 1e-3, 1.0, flag_values=values)
+    told = "Compile the step to count collectives: minutes."
+    flags.DEFINE_boolean("compile", True, told, flag_values=values)
+    flags.DEFINE_string(
+        "json", None, "Write the plan to this JSON file as well.", flag_values=values
+    )
 
 
 def accelerator_of(
@@ -62,29 +74,27 @@ def write_plan(plan: Plan, path: Path) -> None:
 
 
 def main(_: list[str]) -> None:
-    if CONFIG.value is None:
+    f = flags.FLAGS
+    if f.config is None:
         raise InputError("flag --config is missing; give a config file such as configs/ards.py")
-    if JSON.value and not Path(JSON.value).parent.is_dir():
-        raise InputError(f"folder of --json={JSON.value} does not exist; make it, or name another")
+    if f.json and not Path(f.json).parent.is_dir():
+        raise InputError(f"folder of --json={f.json} does not exist; make it, or name another")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", DEVICES.value)
+    jax.config.update("jax_num_cpu_devices", f.devices)
     accelerator = accelerator_of(
-        DEVICE.value, memory_gb=MEMORY.value, peak_tflops=PEAK.value, link_gb_s=LINK.value
+        f.device, memory_gb=f.device_memory_gb, peak_tflops=f.peak_tflops, link_gb_s=f.link_gb_s
     )
     plan = make_plan(
-        CONFIG.value,
-        accelerator,
-        devices=DEVICES.value,
-        utilisation=UTILISATION.value,
-        compiled=COMPILE.value,
+        f.config, accelerator, devices=f.devices, utilisation=f.utilisation, compiled=f.compile
     )
-    print(plan_text(plan, config_flags.get_config_filename(flags.FLAGS["config"])), flush=True)
-    if JSON.value:
-        write_plan(plan, Path(JSON.value))
+    print(plan_text(plan, config_flags.get_config_filename(f["config"])), flush=True)
+    if f.json:
+        write_plan(plan, Path(f.json))
     if not plan.fits:
         sys.exit(EXIT_DOES_NOT_FIT)
 
 
 if __name__ == "__main__":
+    define_flags()
     command.run(main)

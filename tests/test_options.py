@@ -16,11 +16,12 @@ from edm3d import train as command
 from edm3d.data.cases import read_cases, read_dataset_info
 from edm3d.data.pipeline import whole_batch
 from edm3d.errors import InputError
-from edm3d.generation import Job, abstract_params, denoiser
+from edm3d.generation import Job, denoiser
 from edm3d.sample import Request, load_drawer, sample, solver_of
 from edm3d.told import Told, told_of
 from edm3d.trainer import build_trainer
 from edm3d.training.checkpoint import Checkpoints, read_ema
+from edm3d.training.objective import abstract_params
 from tests.configurations import load_config, tiny_config
 
 

@@ -1,5 +1,6 @@
 """What a row of measurements tells beside losses: rates, utilisation, waiting, memory."""
 
+import math
 import resource
 import time
 from collections.abc import Callable
@@ -60,8 +61,9 @@ class Gauges:
         now, flops = time.perf_counter(), BACKWARD_AND_FORWARD * self.forward_flops
         seconds, waited = now - self._read_at, waited_s - self._waited_s
         self._read_at, self._waited_s = now, waited_s
+        rate = float(self.learning_rate(step - 1))
         return {
-            "learning_rate": float(self.learning_rate(step - 1)),
+            "learning_rate": rate if math.isfinite(rate) else None,
             "ema_half_life_samples": float(self.ema_half_life(step - 1)),
             "model_flop_utilisation": flops * patches_per_s / self.peak if self.peak else None,
             "input_wait_share": waited / seconds,

@@ -94,9 +94,7 @@ def test_a_replacement_does_not_depend_on_who_reads(flipped):
     straight = take(records, replace_damaged=True)
     workers = take(records, replace_damaged=True, workers=2)
     resumed = straight[:4] + take(records, STEPS - 4, replace_damaged=True, first_step=4)
-    hosts = [
-        take(records, replace_damaged=True, process_index=p, process_count=2) for p in range(2)
-    ]
+    hosts = [take(records, replace_damaged=True, rows=rows) for rows in ((0, 1), (2, 3))]
     joined = [{n: np.concatenate([a[n], b[n]]) for n in a} for a, b in zip(*hosts, strict=True)]
     for batches in (workers, resumed, joined):
         for one, other in zip(straight, batches, strict=True):

@@ -13,7 +13,7 @@ from edm3d.errors import InputError
 from edm3d.training.checkpoint import Checkpoints, abstract_like, read_weights
 from edm3d.training.restore import newest_whole, read_ema
 from edm3d.training.retention import Saved
-from edm3d.training.state import TrainState
+from edm3d.training.state import MAIN, TrainState
 
 # What Orbax leaves behind when a read fails; `edm3d.training.quiet` says why it is no matter.
 pytestmark = [
@@ -27,7 +27,7 @@ def a_state(step, size=5000):
     params = {"conv": {"kernel": jnp.asarray(weights)}}
     count, moments = jnp.asarray(step), jax.tree.map(jnp.square, params)
     zero = jnp.asarray(0)
-    return TrainState(jnp.asarray(step), params, params, (count, moments), zero, zero)
+    return TrainState(jnp.asarray(step), params, {MAIN: params}, (count, moments), zero, zero)
 
 
 def abstract(size=5000):
@@ -137,11 +137,11 @@ def test_a_checkpoint_of_another_model_is_refused_and_stays(run):
 
 def test_sampling_reads_past_a_torn_checkpoint_and_moves_nothing(run):
     cut(largest(run / "checkpoints/3/ema"))
-    step, ema = read_ema(run, abstract().ema)
+    step, ema = read_ema(run, abstract().ema[MAIN])
     assert step == 2
-    jax.tree.map(np.testing.assert_array_equal, ema, a_state(2).ema)
+    jax.tree.map(np.testing.assert_array_equal, ema, a_state(2).ema[MAIN])
     with pytest.raises(InputError, match=r"none of the checkpoints \[3\]"):
-        read_ema(run, abstract().ema, 3)
+        read_ema(run, abstract().ema[MAIN], 3)
     assert (run / "checkpoints/3").is_dir()
 
 
