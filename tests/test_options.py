@@ -20,8 +20,9 @@ from edm3d.generation import Job, denoiser
 from edm3d.sample import Request, load_drawer, sample, solver_of
 from edm3d.told import Told, told_of
 from edm3d.trainer import build_trainer
-from edm3d.training.checkpoint import Checkpoints, read_ema
+from edm3d.training.checkpoint import Checkpoints
 from edm3d.training.objective import abstract_params
+from edm3d.training.restore import read_ema
 from tests.configurations import load_config, tiny_config
 
 
@@ -68,8 +69,8 @@ def test_a_run_with_every_option_goes_on_bit_for_bit(
     sides = []
     feed = command._feed
 
-    def watched(config, trainer, first):
-        feeding = feed(config, trainer, first)
+    def watched(*given):
+        feeding = feed(*given)
         take = feeding.take
 
         def taking(*asked):
