@@ -65,6 +65,7 @@ def _hint(film: FilmSeen) -> str:
         return ""
     name, best = max(film.otherwise.items(), key=lambda item: item[1])
     given = film.fit.correlation if film.fit else 0.0
-    better = best > max(given + CLEARLY, LOW_CORRELATION)
+    far = film.fit is not None and best > given + FAR  # however low both are
+    better = far or best > max(given + CLEARLY, LOW_CORRELATION)
     instead = f" instead of {given:.2f}" if film.fit else ""
     return f"{name}: correlation {best:.2f}{instead}" if better else ""
