@@ -20,6 +20,7 @@ from edm3d import command
 from edm3d.data.film_match import FilmFit, match_film
 from edm3d.data.projection import xray
 from edm3d.data.radiograph import read_radiograph
+from edm3d.data.target_xray import check_pixel_mm
 from edm3d.data.volumes import read_ct, resample, working_grid
 from edm3d.data.xray_geometry import Geometry, check_geometry, geometry_of
 from edm3d.errors import InputError
@@ -48,6 +49,9 @@ def rows_of(films: dict[str, str]) -> list[Row]:
     spacing_mm, geometry, antialias = prepared()
     check_geometry(geometry)
     read = {v: read_radiograph(path, v, pixel_mm=PIXEL_MM.value) for v, path in films.items()}
+    if not any(film.spacing_mm == (PIXEL_MM.value,) * 2 for film in read.values()):
+        for film in read.values():  # a film that states another size may hang beside one without
+            check_pixel_mm(film, PIXEL_MM.value, "--pixel_mm")
     ct = read_ct(PRIOR.value)
     hu = resample(ct, working_grid(ct.grid, spacing_mm), antialias=antialias)
     rows = []
@@ -99,7 +103,7 @@ def main(argv: list[str]) -> None:
     if not films:
         raise InputError("--xray_pa and --xray_lat are missing; give one of them or both")
     out = Path(OUT.value)
-    if out.suffix.lower() != ".png" or not out.absolute().parent.is_dir():
+    if out.suffix.lower() != ".png" or out.is_dir() or not out.absolute().parent.is_dir():
         raise InputError(f"--out is {out}; give a .png in a folder that exists")
     rows = rows_of(films)
     draw(rows, out)

@@ -15,6 +15,7 @@ from data_prep.dataset_check.judge import FATAL, WARNING, Finding, scan_name
 from data_prep.dataset_check.measure import Seen
 from edm3d.data.film_match import LOW_CORRELATION
 
+FAR = 0.1  # more correlation than this otherwise, and the film cannot be what it is called
 CLEARLY = 0.005  # more correlation than this otherwise
 LOW_DETAIL = 0.6
 
@@ -37,8 +38,9 @@ def _faults(film: FilmSeen, own_ct: bool) -> Iterator[tuple[str, str]]:
     elif film.fit is None:
         return
     elif hint:
+        far = max(film.otherwise.values()) > film.fit.correlation + FAR
         yield (
-            WARNING,
+            FATAL if far else WARNING,
             f"the {film.view} film fits {film.of_ct} better {hint}; is it hung or named wrongly, "
             "or another subject's?",
         )
@@ -63,6 +65,7 @@ def _hint(film: FilmSeen) -> str:
         return ""
     name, best = max(film.otherwise.items(), key=lambda item: item[1])
     given = film.fit.correlation if film.fit else 0.0
-    better = best > max(given + CLEARLY, LOW_CORRELATION)
+    far = film.fit is not None and best > given + FAR  # however low both are
+    better = far or best > max(given + CLEARLY, LOW_CORRELATION)
     instead = f" instead of {given:.2f}" if film.fit else ""
     return f"{name}: correlation {best:.2f}{instead}" if better else ""

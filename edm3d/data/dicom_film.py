@@ -15,7 +15,8 @@ from edm3d.data.dicom_pixels import significant, stored_frames
 from edm3d.errors import InputError
 
 _MODALITIES = ("CR", "DX", "RG", "RF")
-_FRONTAL, _LATERAL = ("PA", "AP"), ("LL", "RL", "LLD", "RLD", "LATERAL")
+_POSITIONS = {"pa": ("PA", "AP"), "lat": ("LL", "RL", "LATERAL")}  # no decubitus, no oblique
+_KNOWN_POSITIONS = (*_POSITIONS["pa"], *_POSITIONS["lat"], "LLD", "RLD", "LLO", "RLO")
 _UPRIGHT = {"pa": ("L", "F"), "lat": ("P", "F")}  # where columns and rows of an image run to
 _OPPOSITE = dict(zip("LRAPHF", "RLPAFH", strict=True))
 # What an error may show of a header; any other text in it could be a patient's name.
@@ -40,9 +41,10 @@ def check_film(header: Header, view: str) -> None:
         shown = _shown(modality, modality in _KNOWN_MODALITIES)
         raise InputError(f"X-ray {path} has a modality {shown}; give a radiograph (CR or DX)")
     position = _text(header, "view_position")
-    if position in (_LATERAL if view == "pa" else _FRONTAL):
+    if position and position not in _POSITIONS[view]:
+        shown = _shown(position, position in _KNOWN_POSITIONS)
         wanted = "frontal" if view == "pa" else "lateral"
-        raise InputError(f"X-ray {path} has ViewPosition {position!r}; give a {wanted} view")
+        raise InputError(f"X-ray {path} has ViewPosition {shown}; give a {wanted} view")
     photometric = _text(header, "photometric")
     if photometric not in (_BRIGHT_AIR, "MONOCHROME2"):
         shown = _shown(photometric, photometric in _KNOWN_PHOTOMETRIC)
@@ -58,7 +60,7 @@ def film_pixels(header: Header, view: str) -> np.ndarray:
     stored = significant(words, header).astype(np.float64)
     top = 2.0 ** header.values["bits_stored"] - 1
     if _text(header, "intensity_relationship") == "LIN":
-        values = _log_exposure(_rescaled(stored, header), top, header)
+        values = _log_exposure(stored, top, header)
     elif _text(header, "photometric") == _BRIGHT_AIR:
         signed = header.values["pixel_representation"]
         values = _rescaled((-1.0 if signed else top) - stored, header)
@@ -69,11 +71,21 @@ def film_pixels(header: Header, view: str) -> np.ndarray:
 
 def _rescaled(stored: np.ndarray, header: Header) -> np.ndarray:
     slope, intercept = (header.values.get(name) for name in ("slope", "intercept"))
-    return stored * (slope or [1.0])[0] + (intercept or [0.0])[0]
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity and NaN are refused later
+        return stored * (slope or [1.0])[0] + (intercept or [0.0])[0]
 
 
 def _log_exposure(stored: np.ndarray, top: float, header: Header) -> np.ndarray:
-    """-log of linear intensity, whatever its display; a sign of -1 says that it falls with dose."""
+    """-log of linear intensity, whatever its display; a sign of -1 says that it falls with dose.
+
+    A rescale slope would only add a constant, which the match to a projection takes off; an
+    intercept would bend the logarithm, and negative intensity has none: both are refused.
+    """
+    if any(header.values.get("intercept") or []) or header.values["pixel_representation"]:
+        raise InputError(
+            f"X-ray {header.path} has linear intensity (LIN) with a rescale intercept or signed "
+            "pixels; export it as log exposure, or unsigned without an intercept"
+        )
     falls = header.values.get("intensity_sign") == 0xFFFF  # -1 as a signed word
     return -np.log(np.maximum(top - stored if falls else stored, 1.0))
 

@@ -64,8 +64,9 @@ def match_film(
 ) -> tuple[np.ndarray, FilmFit]:
     """The film's line integrals float32 on the grid of `drr`, and how they came about.
 
-    Raises `InputError` where the film covers too little or does not look like the projection, and
-    for an AP or right lateral film in cone beam, whose source stands on the other side.
+    Raises `InputError` where the film covers too little, does not look like the projection, fits
+    best at the border of the search or against it in detail, and for an AP or right lateral film in
+    cone beam, whose source stands on the other side.
     """
     if film.reversed and geometry.cone is not None:
         raise InputError(
@@ -76,9 +77,16 @@ def match_film(
     values, shift, correlation = _laid(film, drr, pitch, grid_magnification)
     covered = np.isfinite(values)
     _check_match(film, correlation, float(covered.mean()))
+    _check_place(film, shift, int(MOST_SHIFT_MM / pitch))
     gain, offset = _affine(film, values[covered], drr[covered])
     image = np.where(covered, gain * values + offset, drr).astype(np.float32)
     body = covered & (drr > BODY_LINE_INTEGRAL)
+    detail = _detail_correlation(image, drr, body, pitch)
+    if detail < 0:
+        raise InputError(
+            f"X-ray {film.name} shows ribs and spine where the prior's projection has none "
+            f"(correlation in detail {detail:.2f}); is it inverted, or another view?"
+        )
     fit = FilmFit(
         gain=gain,
         offset=offset,
@@ -86,7 +94,7 @@ def match_film(
         magnification=film.magnification or grid_magnification,
         magnification_is_from_header=film.magnification is not None,
         correlation=correlation,
-        detail_correlation=_detail_correlation(image, drr, body, pitch),
+        detail_correlation=detail,
         covered=float(covered.mean()),
         median_difference=float(np.median(np.abs(image - drr)[body])),
     )
@@ -195,6 +203,15 @@ def _check_match(film: Film, correlation: float, covered: float) -> None:
             f"X-ray {film.name} correlates {correlation:.2f} with the prior's projection, below "
             f"{LEAST_CORRELATION}; is it upright, bone-bright, and of this subject and view? look "
             "at it with data_prep/preview_xrays.py"
+        )
+
+
+def _check_place(film: Film, shift: tuple[int, int], margin: int) -> None:
+    """A best shift on the border of the search is none: it goes on beyond."""
+    if max(map(abs, shift)) >= margin:
+        raise InputError(
+            f"X-ray {film.name} fits best at the border of the search, {MOST_SHIFT_MM:g} mm off; "
+            "is it of this view, upright, and is its pixel size right?"
         )
 
 

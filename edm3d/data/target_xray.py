@@ -21,13 +21,18 @@ def read_film(scan: Scan, view: str) -> Film | None:
     if path is None:
         return None
     film = read_radiograph(path, view, pixel_mm=given)
+    check_pixel_mm(film, given, f"xray_{view}_pixel_mm")
+    return film
+
+
+def check_pixel_mm(film: Film, given: float | None, name: str) -> None:
+    """Raises `InputError` where the pixel size given as `name` is not the film's own."""
     if given is not None and not np.allclose(film.spacing_mm, given, rtol=_PIXEL_TOLERANCE):
         stated = " x ".join(f"{size:g}" for size in film.spacing_mm)
         raise InputError(
-            f"xray_{view}_pixel_mm is {given:g}, but X-ray {path} states {stated} mm; correct one, "
-            "or clear the cell"
+            f"{name} is {given:g}, but X-ray {film.name} states {stated} mm; correct one, or leave "
+            "it out"
         )
-    return film
 
 
 def target_xray(

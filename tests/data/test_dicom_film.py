@@ -26,13 +26,42 @@ def test_bits_beside_those_stored_are_no_value(tmp_path):
     np.testing.assert_array_equal(film.values, ramp()[UP])
 
 
-def test_linear_exposure_is_the_rescaled_value_whatever_its_display(tmp_path):
-    rescale = {0x00281052: ("DS", 50), 0x00281053: ("DS", 2)}
+def test_linear_exposure_has_its_log_whatever_its_slope_and_display(tmp_path):
+    rescale = {0x00281053: ("DS", 2)}
     for display in ("MONOCHROME1 ", "MONOCHROME2 "):
         fields = explicit_film(ramp()) | rescale | {PHOTOMETRIC: ("CS", display)}
         film = read_radiograph(write_file(tmp_path / "a.dcm", fields), "pa")
-        exposure = 2.0 * ramp() + 50
-        np.testing.assert_allclose(film.values, -np.log(exposure)[UP], rtol=1e-6)
+        expected = -np.log(np.maximum(ramp(), 1.0))
+        np.testing.assert_allclose(film.values, expected[UP], rtol=1e-6)
+
+
+def test_linear_exposure_that_falls_with_dose_is_turned_before_the_log(tmp_path):
+    fields = explicit_film(ramp()) | {0x00281053: ("DS", 2), 0x00281041: ("SS", -1)}
+    film = read_radiograph(write_file(tmp_path / "a.dcm", fields), "pa")
+    np.testing.assert_allclose(film.values, -np.log(65535.0 - ramp())[UP], rtol=1e-6)
+
+
+def test_linear_exposure_with_an_intercept_or_a_sign_is_refused(tmp_path):
+    shifted = explicit_film(ramp()) | {0x00281052: ("DS", 50)}
+    for fields in (shifted, explicit_film(ramp().astype(np.int16))):
+        path = write_file(tmp_path / "a.dcm", fields)
+        with pytest.raises(InputError, match=r"LIN.*intercept or signed"):
+            read_radiograph(path, "pa")
+
+
+def test_a_slope_that_overflows_is_refused_without_a_warning(tmp_path):
+    fields = explicit_film(ramp(), exposure="LOG ") | {0x00281053: ("DS", "1e308")}
+    with pytest.raises(InputError, match="holds NaN or infinity"):
+        read_radiograph(write_file(tmp_path / "a.dcm", fields), "pa")
+
+
+@pytest.mark.parametrize("view", ["pa", "lat"])
+@pytest.mark.parametrize("position", ["LLD", "RLD", "LLO", "RLO", "DOE JOHN"])
+def test_a_decubitus_oblique_or_unknown_view_is_refused(tmp_path, view, position):
+    path = write_dicom(tmp_path / "a.dcm", ramp(), {"0018|5101": position})
+    with pytest.raises(InputError, match="ViewPosition") as caught:
+        read_radiograph(path, view)
+    assert "DOE" not in str(caught.value)
 
 
 def us(tag: str, value: int) -> bytes:

@@ -95,9 +95,9 @@ def test_detail_tells_another_subject_where_the_outline_does_not(real_data):
     cts = [read_ct(path) for path in scans]
     hu = [resample(ct, working_grid(ct.grid, SPACING_MM)) for ct in cts]
     drr, other = (drr_of(Geometry(), volume) for volume in hu)
+    films = [film_pixels(drr), film_pixels(other)[:-80]]  # its CT reaches lower: beyond the search
     fits = [
-        match_film(film(100 + 50 * film_pixels(i)), drr, Geometry(), spacing_mm=SPACING_MM)[1]
-        for i in (drr, other)
+        match_film(film(100 + 50 * i), drr, Geometry(), spacing_mm=SPACING_MM)[1] for i in films
     ]
     assert fits[0].detail_correlation > 0.99
     assert fits[1].correlation > LOW_CORRELATION and fits[1].detail_correlation < 0.55
@@ -145,6 +145,20 @@ def test_a_film_that_is_no_such_view_is_refused(change, message):
     with pytest.raises(InputError, match=message) as caught:
         match_film(film(change(film_pixels(drr))), drr, Geometry(), spacing_mm=SPACING_MM)
     assert len(str(caught.value).splitlines()) == 1 and "film.dcm" in str(caught.value)
+
+
+def test_a_film_that_fits_best_at_the_border_of_the_search_is_refused():
+    drr = drr_of(Geometry())
+    moved = film(film_pixels(drr, shift=(0, 60)))
+    with pytest.raises(InputError, match="border of the search"):
+        match_film(moved, drr, Geometry(), spacing_mm=SPACING_MM)
+
+
+def test_a_film_against_the_projection_in_detail_is_refused(monkeypatch):
+    drr = drr_of(Geometry())
+    monkeypatch.setattr("edm3d.data.film_match._detail_correlation", lambda *_: -0.1)
+    with pytest.raises(InputError, match=r"in detail -0\.10"):
+        match_film(film(film_pixels(drr)), drr, Geometry(), spacing_mm=SPACING_MM)
 
 
 @pytest.mark.parametrize("view", ["pa", "lat"])

@@ -82,3 +82,15 @@ def test_a_config_of_no_data_or_an_unknown_cone_key_is_one_line(folder, tmp_path
     assert done.returncode == 2 and "Traceback" not in done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "section data of --config" in errors[0]
+
+
+def test_a_pixel_size_that_is_not_the_film_s_is_refused(folder, tmp_path):
+    flags = (f"--xray_pa={folder}/pa.dcm", f"--out={tmp_path}/a.png")
+    done = preview(folder, *flags, "--pixel_mm=1.5")
+    assert done.returncode == 2 and "--pixel_mm is 1.5, but X-ray" in done.stderr
+
+
+def test_a_folder_as_output_is_refused_before_the_work(folder, tmp_path):
+    (tmp_path / "a.png").mkdir()
+    done = preview(folder, f"--xray_pa={folder}/bad.dcm", f"--out={tmp_path}/a.png")
+    assert done.returncode == 2 and "--out is" in done.stderr
