@@ -211,7 +211,7 @@ def _check_place(film: Film, shift: tuple[int, int], margin: int) -> None:
     if max(map(abs, shift)) >= margin:
         raise InputError(
             f"X-ray {film.name} fits best at the border of the search, {MOST_SHIFT_MM:g} mm off; "
-            "is it of this view, upright, and is its pixel size right?"
+            "is it of this subject and view, upright, and is its pixel size right?"
         )
 
 

@@ -144,7 +144,7 @@ def test_a_png_film_is_placed_by_the_manifest_s_pixel_size(tmp_path):
         ("pa.png", None, "states no pixel size; give xray_pa_pixel_mm in the manifest"),
         ("pa.png", 25, "is 25 x 25 mm; it lies in 0.01..20"),
         ("pa.dcm", 1.5, "xray_pa_pixel_mm is 1.5, but X-ray"),
-        ("pa.nii.gz", 1.0, "states 1.25 x 1.25 mm; correct one, or clear the cell"),
+        ("pa.nii.gz", 1.0, "states 1.25 x 1.25 mm; correct one, or leave it out"),
     ],
 )
 def test_a_pixel_size_that_is_missing_or_not_the_film_s_is_told(tmp_path, name, size, message):
