@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from edm3d import command, experiment
 from edm3d.data.cases import Case, DatasetInfo, read_cases, read_dataset_info
+from edm3d.data.film_match import LOW_CORRELATION
 from edm3d.data.protocols import PROTOCOLS, protocols_of
 from edm3d.diffusion.absence import GROUPS
 from edm3d.diffusion.sampler import Churn
@@ -276,9 +277,22 @@ def draw_all(
     for job, hu in tqdm(drawer.draw(jobs), total=len(todo) * members, unit="CT"):
         if job.member == 0 or writer is None:
             writer = CaseWriter(out / job.case.case_id, job.case, members)
+            for told in poor_films(job.case):
+                tqdm.write(told)
         writer.add(hu)
         if job.member == members - 1:
             writer.finish(records[job.case.case_id])
+
+
+def poor_films(case: Case) -> list[str]:
+    """A line for each film that hardly looks like its prior's projection."""
+    return [
+        f"warning: {case.case_id}: the {view} film correlates {fit['correlation']:.2f} with the "
+        f"prior's projection, below {LOW_CORRELATION:g}; is it of this subject, view and scale? "
+        "look at it with data_prep/preview_xrays.py"
+        for view, fit in case.film_fits.items()
+        if fit["correlation"] < LOW_CORRELATION
+    ]
 
 
 def load_drawer(

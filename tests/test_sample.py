@@ -16,6 +16,7 @@ from edm3d.data.cases import read_cases, read_dataset_info
 from edm3d.diffusion import sampler
 from edm3d.errors import InputError
 from edm3d.generation import Job, member_key, padded_shape
+from edm3d.sample import poor_films
 from tests.data_prep.film_cohorts import without_ct
 
 
@@ -136,6 +137,24 @@ def test_a_target_that_has_films_alone_is_drawn(tiny_run, tmp_path):
     assert record["case_id"] == "p__a__b" and set(record["film_fits"]) == {"pa", "lat"}
     assert told.with_name("generated.nii.gz").is_file()
     _sample(tiny_run, tmp_path / "out", manifest=manifest, limit=1)  # it is known to be drawn
+
+
+def test_films_without_a_prior_beside_them_are_refused(tiny_run, tmp_path):
+    manifest = without_ct(tmp_path)
+    lines = manifest.read_text().splitlines()
+    alone = next(line for line in lines if line.startswith("q,b"))
+    other = [line for line in lines if not line.startswith("q,") or line == alone]
+    manifest.write_text("\n".join(other) + "\n")
+    with pytest.raises(InputError, match=r"row \d+: q/b has films only and no CT .*leave the row"):
+        _sample(tiny_run, tmp_path / "out", manifest=manifest)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_film_that_hardly_fits_is_told_by_name(tiny_records):
+    case = read_cases(tiny_records, "test")[0]
+    fits = {"pa": {"correlation": 0.79}, "lat": {"correlation": 0.81}}
+    (line,) = poor_films(dataclasses.replace(case, film_fits=fits))
+    assert line.startswith(f"warning: {case.case_id}: the pa film correlates 0.79")
 
 
 @pytest.mark.parametrize(

@@ -275,9 +275,21 @@ class ManifestCases(Sequence[Case]):
 def cases_of_manifest(
     path: str | Path, info: DatasetInfo, *, allow_outside: bool = False
 ) -> ManifestCases:
-    """All pairs of a manifest as whole cases, prepared as the data set `info` was."""
+    """All pairs of a manifest as whole cases, prepared as the data set `info` was.
+
+    Raises:
+        InputError: the table or a scan is faulty, or a scan of which only films exist has no prior.
+    """
     scans = read_manifest(path, allow_outside, same_subject_splits=True)
     check_scans(scans, info.scalar_ranges)
+    pairs = pair_scans(scans)
+    targets = {target.row for _, target in pairs}
+    if alone := [scan for scan in scans if scan.ct is None and scan.row not in targets]:
+        raise InputError(
+            f"{path}, row {alone[0].row}: {alone[0].subject}/{alone[0].scan} has films only and no "
+            "CT of its subject, stage and position beside it to start from; add one, or leave the "
+            "row out"
+        )
     geometry = Geometry.from_json(info.geometry)
     settings = RecordSettings(
         spacing_mm=info.spacing_mm,
@@ -289,4 +301,4 @@ def cases_of_manifest(
         cone=geometry.cone,
         bedside=geometry.bedside,
     )
-    return ManifestCases(pair_scans(scans), settings)
+    return ManifestCases(pairs, settings)
