@@ -165,12 +165,33 @@ def write_json(path: Path, content: Any) -> None:
     os.replace(draft, path)
 
 
+# Fields that runs of earlier versions lack.
+_LATEST_FIELDS = (
+    *("patch_sizes", "condition_dropout", "ema_lengths", "train.identity_share"),
+    *("edm.loss_weight", "model.flavour"),
+)
+
+
 def read_run_config(run: Path) -> dict[str, Any]:
     """The config that a run folder was last trained with."""
     path = run / "config.json"
     if not path.is_file():
         raise InputError(f"{run} is no run folder (no config.json); give the one edm3d.train wrote")
-    return read_json(path)
+    config = read_json(path)
+    if missing := [name for name in _LATEST_FIELDS if not _has(config, name)]:
+        raise InputError(
+            f"{path} has no {missing[0]}, as a run of an earlier edm3d; use the version that "
+            "trained it, or train it again into another folder"
+        )
+    return config
+
+
+def _has(config: Any, name: str) -> bool:
+    for part in name.split("."):
+        if not isinstance(config, dict) or part not in config:
+            return False
+        config = config[part]
+    return True
 
 
 def json_of(config: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from edm3d import experiment
+from edm3d import experiment, options
 from edm3d.data.validation import validation_batch
 from edm3d.diffusion.sampler import Churn
 from edm3d.generation import Solver
@@ -74,7 +74,9 @@ def _gauges(config: Config, trainer: Trainer, objective: Objective) -> Gauges:
     return Gauges(
         learning_rate=schedule,
         ema_half_life=lambda update: ema.half_life(update, batch),
-        forward_flops=forward_flops(objective, config.patch),
+        forward_flops=sum(
+            share * forward_flops(objective, side) for side, share in options.patches_of(config)
+        ),
         peak=peak and peak * devices.size,
     )
 

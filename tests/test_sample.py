@@ -139,6 +139,17 @@ def test_a_target_that_has_films_alone_is_drawn(tiny_run, tmp_path):
     _sample(tiny_run, tmp_path / "out", manifest=manifest, limit=1)  # it is known to be drawn
 
 
+def test_a_run_of_an_earlier_version_is_refused_by_the_field_it_lacks(tiny_run, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    config = json.loads((tiny_run / "config.json").read_text())
+    del config["edm"]["loss_weight"]
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"config\.json has no edm\.loss_weight, as a run of an e"):
+        _sample(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_films_without_a_prior_beside_them_are_refused(tiny_run, tmp_path):
     manifest = without_ct(tmp_path)
     lines = manifest.read_text().splitlines()

@@ -41,7 +41,7 @@ class Gauges:
 
     Attributes:
         learning_rate, ema_half_life: of an update by its number, the first being 0.
-        forward_flops: of one patch.
+        forward_flops: of one patch, the mean over their sizes.
         peak: FLOP/s of all devices together, None where unknown.
     """
 
