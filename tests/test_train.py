@@ -159,6 +159,15 @@ def test_a_stop_before_the_first_update_leaves_the_folder_free(
     assert not list((tmp_path / "run/checkpoints").iterdir())
 
 
+@pytest.fixture
+def interruptible():
+    """Python's own answer to SIGINT, which a shell's background jobs are started without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_interrupt_ends_the_process():
     with pytest.raises(KeyboardInterrupt), stop_on_signal() as stop:
         assert not stop.asked()
